@@ -1,0 +1,18 @@
+"""tinygrad_tfm: reverse-mode autodiff on NumPy or CuPy, and the transformer family built on it in plain view.
+
+    import tinygrad_tfm as tg
+    x = tg.Tensor([1.0, 2.0], requires_grad=True)
+    (x * x + x).sum().backward()
+    x.grad                                              # array([3., 5.], dtype=float32)
+
+One letter means one size everywhere: B batch, T time, S time of the keys, D width, H heads, K width of a head,
+F feed-forward width, V vocabulary. Read the source in the order of its floors: `backend`, `ops/`, `tensor`,
+`functional`, `nn/`, `models/decoder`; docs/reading-order.md is the tour. (Not part of tinygrad.)
+"""
+
+from . import functional, models, nn, optim, tensor
+from .backend import manual_seed
+from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
+
+F = functional
+__version__ = "0.1.0"

@@ -1,0 +1,80 @@
+"""What went wrong in an operation, said for a learner: the operands, where, and what to change.
+
+Only words are made here; `tensor.py` raises them. Nothing here knows the graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .backend import device_of
+
+
+def explain(error: Exception, rule: Callable, arrays: Sequence[Any], settings: dict[str, Any]) -> Exception:
+    """An error of the same type whose message names the op, its operands and settings, and the likely fix."""
+    lines = [f"{rule.__name__}: {error}"]
+    lines += [f"  {name:<{_longest(rule)}} {operand(a)}" for name, a in zip(_names(rule, len(arrays)), arrays)]
+    lines += [f"  {name} = {_short(value)}" for name, value in settings.items()]
+    hint = fix(rule.__name__, arrays)
+    if hint:
+        lines.append(f"  → {hint}")
+    kind = next(kind for kind in (ValueError, TypeError, IndexError) if isinstance(error, kind))
+    return kind("\n".join(lines))                    # not type(error): a subclass may want other arguments
+
+
+def operand(x: Any) -> str:
+    """Shape, dtype and device of an array; anything else as itself."""
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{tuple(x.shape)} {x.dtype} on {device_of(x)}"
+    return f"{_short(x)} ({type(x).__name__})"
+
+
+def fix(name: str, arrays: Sequence[Any]) -> str:
+    """The change that would most likely help, or nothing."""
+    shaped = [a for a in arrays if hasattr(a, "shape")]
+    if any(not hasattr(a, "shape") and not isinstance(a, int | float | type(None)) for a in arrays):
+        return "operands are Tensors, arrays or numbers"
+    if len({device_of(a) for a in shaped}) > 1:
+        return "the operands live on different devices: move one with .to('cuda') or .to('cpu')"
+    shapes = [tuple(a.shape) for a in shaped]
+    if name == "matmul" and len(shapes) == 2 and all(shapes):
+        return _fix_matmul(*shapes)
+    if len(shapes) == 2 and shapes[0] != shapes[1]:
+        a, b = shapes
+        clash = [(-i, n, m) for i, (n, m) in enumerate(zip(a[::-1], b[::-1]), 1) if n != m and 1 not in (n, m)]
+        if clash:
+            axis, n, m = clash[0]
+            return (f"counted from the right, axes must be equal or 1; axis {axis} is {n} and {m}"
+                    + (f": for one number a row, .expand_dims(-1) turns {b} into {(*b, 1)}" if a[:1] == b else ""))
+    return ""
+
+
+def _fix_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> str:
+    rows = b[-2] if len(b) > 1 else b[-1]
+    if a[-1] == rows:
+        return f"the leading axes {a[:-2]} and {b[:-2]} must be equal or 1, counted from the right"
+    hint = f"the last axis of a ({a[-1]}) must equal the {'second to last' if len(b) > 1 else 'only'} of b ({rows})"
+    if len(b) > 1 and b[-1] == a[-1]:
+        hint += "; did you mean a @ b.swapaxes(-1, -2)?"
+    elif len(a) > 1 and a[-2] == rows:
+        hint += "; did you mean a.swapaxes(-1, -2) @ b?"
+    return hint
+
+
+def _names(rule: Callable, count: int) -> list[str]:
+    parameters = list(inspect.signature(rule).parameters.values())
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        return [f"{parameters[0].name}[{i}]" for i in range(count)]
+    return [p.name for p in parameters[:count]]
+
+
+def _longest(rule: Callable) -> int:
+    return max((len(name) for name in _names(rule, 9)), default=0)
+
+
+def _short(x: Any) -> str:
+    text = operand(x) if hasattr(x, "dtype") and hasattr(x, "shape") else repr(x)
+    return text if len(text) <= 60 else text[:57] + "..."
+

@@ -1,0 +1,3 @@
+"""Floor 6: models, each a short composition of the blocks in `nn/`."""
+
+from .decoder import Decoder, DecoderConfig

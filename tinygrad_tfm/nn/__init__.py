@@ -1,0 +1,9 @@
+"""Floor 5: layers with weights. `module` finds the weights, `layers` are the small parts, `attention` and `blocks`
+put a transformer together, `positions` says where a token stands, `init` draws the first weights."""
+
+from . import init
+from .attention import Attention, KVCache
+from .blocks import Block, DecoderBlock, EncoderBlock, FeedForward
+from .layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, Sequential
+from .module import Module
+from .positions import LearnedPositions, SinusoidalPositions

@@ -1,0 +1,157 @@
+"""Floor 4: the steps downhill, the learning rate over time, and clipping.
+
+An optimiser never writes into a gradient: clipping returns a factor that `step` multiplies in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .backend import Array, namespace, to_device, to_numpy
+from .tensor import Tensor
+
+
+class Optimizer:
+    """Parameters and, for each, the arrays an optimiser remembers. Subclasses say how one parameter moves.
+
+    `lr` is read at every step, so a schedule just sets it. Raises ValueError if there is nothing to train (an
+    optimiser over frozen weights would do nothing, silently) or a setting is out of range.
+    """
+
+    memory: Sequence[str] = ()                                      # names of the arrays kept for each parameter
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float):
+        self.parameters = list(parameters)
+        if not self.parameters or not all(p.requires_grad for p in self.parameters):
+            raise ValueError("an optimiser needs parameters with requires_grad=True, "
+                             + ("none were given" if not self.parameters else "some of these are frozen"))
+        nonnegative(lr=lr)
+        self.lr, self.steps = lr, 0
+        self.state = {name: [namespace(p.data).zeros_like(p.data) for p in self.parameters] for name in self.memory}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters:
+            p.zero_grad()
+
+    def step(self, scale: Any = 1.0) -> None:
+        """Move every parameter that has a gradient, the gradient taken times `scale` (a number or a 0-d array)."""
+        self.steps += 1
+        for i, p in enumerate(self.parameters):
+            if p.grad is not None:
+                self.update(p, p.grad * scale, *(arrays[i] for arrays in self.state.values()))
+
+    def update(self, p: Tensor, g: Array, *memory: Array) -> None:
+        """Move one parameter, in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs: the step count and, in host memory, every remembered array."""
+        return {"steps": self.steps} | {f"{name}.{i}": to_numpy(a).copy() for name, arrays in self.state.items()
+                                        for i, a in enumerate(arrays)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.steps = int(state["steps"])
+        for name, arrays in self.state.items():
+            for i, a in enumerate(arrays):
+                a[...] = to_device(state[f"{name}.{i}"], self.parameters[i].device)
+
+
+class SGD(Optimizer):
+    """v ← μ·v + g, p ← p − lr·v: stochastic gradient descent with momentum μ (Polyak 1964)."""
+
+    memory = ("velocity",)
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0):
+        super().__init__(parameters, lr)
+        fraction(momentum=momentum)
+        self.momentum = momentum
+
+    def update(self, p: Tensor, g: Array, velocity: Array) -> None:
+        velocity *= self.momentum
+        velocity += g
+        p.data -= self.lr * velocity
+
+
+class AdamW(Optimizer):
+    """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·(m̂/(√v̂ + ε) + λ·p), with m̂ = m/(1−β₁ᵗ), v̂ = v/(1−β₂ᵗ).
+
+    The decay λ pulls only on matrices (`decays`), not on gains and biases, and is not scaled by the gradient's size
+    (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2).
+    """
+
+    memory = ("mean", "square")
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, decay: float = 0.01, decays: Callable[[Tensor], bool] = lambda p: p.ndim > 1):
+        super().__init__(parameters, lr)
+        fraction(beta1=betas[0], beta2=betas[1])
+        nonnegative(eps=eps, decay=decay)
+        self.betas, self.eps, self.decay, self.decays = betas, eps, decay, decays
+
+    def update(self, p: Tensor, g: Array, mean: Array, square: Array) -> None:
+        b1, b2 = self.betas
+        mean += (1 - b1) * (g - mean)
+        square += (1 - b2) * (g * g - square)
+        corrected = namespace(square).sqrt(square * (1 / (1 - b2 ** self.steps)))
+        corrected += self.eps
+        if self.decay and self.decays(p):
+            p.data *= 1 - self.lr * self.decay
+        p.data -= self.lr / (1 - b1 ** self.steps) * mean / corrected
+
+
+class Adam(AdamW):
+    """AdamW without decay (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1)."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8):
+        super().__init__(parameters, lr, betas, eps, decay=0.0)
+
+
+def global_norm(parameters: Iterable[Tensor]) -> Array:
+    """√Σ g² over all gradients together, as a 0-d array: reading it on a GPU is left to the caller."""
+    squares = [(p.grad * p.grad).sum() for p in parameters if p.grad is not None]
+    if not squares:
+        raise ValueError("no parameter has a gradient: call backward() first")
+    return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
+
+
+def clip_factor(norm: Array, limit: float) -> Array:
+    """min(1, limit/norm): the factor for `step` that brings the global norm down to the limit (Pascanu et al. 2012,
+    arXiv:1211.5063, algorithm 1). The gradients themselves are left alone."""
+    if not limit > 0:
+        raise ValueError(f"the limit of the gradient norm must be positive, not {limit!r}")
+    return namespace(norm).minimum(limit / (norm + 1e-6), 1.0)
+
+
+def warmup_cosine(step: int, peak: float, floor: float, warmup: int, total: int) -> float:
+    """The learning rate at a step: up in a line to `peak` over `warmup` steps, down half a cosine to `floor` at
+    `total`, and `floor` after (Loshchilov & Hutter 2016, arXiv:1608.03983, eq. 5)."""
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + 0.5 * (1 + math.cos(math.pi * done)) * (peak - floor)
+
+
+def noam(step: int, width: int, warmup: int = 4000, factor: float = 1.0) -> float:
+    """D^(−½)·min(step^(−½), step·warmup^(−3/2)), step counted from 1: the original's (Vaswani et al. 2017, eq. 3)."""
+    if step < 1 or warmup < 1:
+        raise ValueError(f"noam counts steps from 1 and needs a warm-up, not step {step}, warm-up {warmup}")
+    return factor * width ** -0.5 * min(step ** -0.5, step * warmup ** -1.5)
+
+
+def nonnegative(**settings: float) -> None:
+    """Raise ValueError for a setting that is negative, infinite or NaN."""
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
+
+
+def fraction(**settings: float) -> None:
+    """Raise ValueError for a setting outside 0 ≤ x < 1."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in 0 ≤ {name} < 1, not {value!r}")

@@ -1,0 +1,472 @@
+"""Floor 3: the graph of a computation, and the walk back through it.
+
+`lift` turns a rule on arrays into a function on Tensors. Each call leaves a Node that knows its parents and the way
+back, and holds no data: an array stays alive only if a rule asked for it. `backward` visits the nodes newest first.
+Every array computation, forward and backward, passes one gate where watchers may stand.
+Here are no operations (`ops/`), no layers (`nn/`). Read next: `functional.py`, then `nn/module.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from . import kernels, ops
+from .backend import DEFAULT_DTYPE, Array, cuda, device_of, namespace, to_device, to_numpy
+from .errors import explain
+
+# ---- switches: context variables, so that no thread sees another's --------------------------------------------------
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_keep_inputs: ContextVar[bool] = ContextVar("keep_inputs", default=False)
+_fused: ContextVar[bool] = ContextVar("fused", default=True)
+_watchers: ContextVar[tuple] = ContextVar("watchers", default=())
+scope: ContextVar[tuple] = ContextVar("scope", default=())         # the modules being called, outermost first
+
+
+@contextmanager
+def switched(variable: ContextVar, value: Any) -> Iterator[None]:
+    """The variable has this value inside the block, in this thread."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def no_grad():
+    """Inside `with no_grad():` nothing is recorded, so nothing is kept alive for a way back."""
+    return switched(_recording, False)
+
+
+def higher_order():
+    """Inside `with higher_order():` nodes keep their inputs, so that backward(create_graph=True) can run the rules
+    again on Tensors. It costs the memory of those inputs: ask for it only where a second derivative is wanted."""
+    return switched(_keep_inputs, True)
+
+
+def fused(on: bool = True):
+    """Whether faster twins may stand in for the plain rules inside the block."""
+    return switched(_fused, on)
+
+
+def watching(watcher: Callable[[str, Callable[[], Any]], Any]):
+    """Inside the block every array computation runs as `watcher(name, step)`, which calls `step()` and returns what
+    it returned. The way back of an op has its name with a prime: `softmax'`."""
+    return switched(_watchers, (*_watchers.get(), watcher))
+
+
+def run(name: str, step: Callable[[], Any]) -> Any:
+    """The gate: the step itself, or each watcher around it, the last one outermost."""
+    for watcher in _watchers.get():
+        step = lambda watcher=watcher, inner=step: watcher(name, inner)
+    return step()
+
+
+def place_of(modules: tuple) -> str:
+    """Where in a model these modules stand: "blocks.2.attention" for the innermost, seen from the outermost."""
+    return modules[0].path_to(modules[-1]) if modules else ""
+
+
+# ---- the graph ------------------------------------------------------------------------------------------------------
+
+_clock = count()
+FREED = "freed"
+FUNCTIONAL = __name__.replace("tensor", "functional")        # lies above: named here, never imported
+
+
+class Node:
+    """One step of the computation: what was done, to whose values, and how the gradient gets back to them."""
+
+    __slots__ = ("time", "name", "shape", "dtype", "parents", "back", "call", "scope", "grad")
+
+    def __init__(self, name, value, parents=(), back=None, call=None, scope=()):
+        self.time = next(_clock)                                   # a node is always younger than its parents
+        self.name, self.shape, self.dtype = name, value.shape, value.dtype
+        self.parents, self.back, self.call, self.scope, self.grad = parents, back, call, scope, None
+
+    def __repr__(self):
+        return f"<{self.name} {self.shape} {self.dtype}>"
+
+
+def lift(rule: Callable) -> Callable:
+    """A rule on arrays, as a function on Tensors.
+
+    Inputs come by position. Settings come by keyword, or by position after the inputs. The rule's name labels graph
+    nodes, timers and errors.
+    """
+    parameters = inspect.signature(rule).parameters.values()
+    many = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    arity = 10**9 if many else sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    plain, twins = rule, kernels.twins_of(rule)
+
+    def op(*inputs, **settings):
+        if len(inputs) > arity:
+            settings.update(zip(names, inputs[arity:]))
+            inputs = inputs[:arity]
+        if settings:
+            settings = {k: v.data if isinstance(v, Tensor) else v for k, v in settings.items()}
+        arrays = [x.data if isinstance(x, Tensor) else plain_value(x) for x in inputs]
+        rule = kernels.choose(twins, arrays) or plain if twins and _fused.get() else plain
+        try:
+            if _watchers.get():
+                value, back = run(plain.__name__, lambda: rule(*arrays, **settings))
+            else:
+                value, back = rule(*arrays, **settings)
+        except (ValueError, TypeError, IndexError) as error:
+            raise explain(error, plain, arrays, settings) from error
+        parents = ()
+        if _recording.get():
+            parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
+        return made(value, plain, parents, back, inputs, settings)
+
+    op.__name__ = op.__qualname__ = rule.__name__
+    op.__doc__, op.__module__, op.rule = rule.__doc__, rule.__module__, rule
+    op.__signature__ = inspect.signature(rule)
+    return op
+
+
+def made(value: Array, rule: Callable, parents: tuple, back: Any, inputs: Sequence, settings: dict) -> Tensor:
+    """The Tensor of a value just computed, with a Node if any of its inputs has one."""
+    out = Tensor.__new__(Tensor)
+    out.data = value if hasattr(value, "__setitem__") else np.asarray(value)      # a NumPy scalar is no array
+    out.node = None
+    for parent in parents:
+        if parent is not None:
+            if type(back) is tuple:                                # what nobody will ask for keeps nothing alive
+                back = tuple([b if p else None for p, b in zip(parents, back, strict=True)])
+            call = (rule, inputs, settings) if _keep_inputs.get() else None
+            out.node = Node(rule.__name__, out.data, parents, back, call, scope.get())
+            break
+    return out
+
+
+def plain_value(x: Any) -> Any:
+    """An operand that is no Tensor, as rules take it: arrays as they are, numbers as Python's, which never change
+    the precision of what they meet (`np.sqrt(2)` would turn float32 into float64), lists as arrays."""
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, list | tuple):
+        return as_array(x)
+    return x
+
+
+def pull(back: Any, g: Any) -> tuple:
+    """The gradients of a step's inputs from the gradient of its value; None where nobody asked."""
+    grads = tuple([b and b(g) for b in back]) if type(back) is tuple else back(g)
+    return grads if type(grads) is tuple else (grads,)
+
+
+def unbroadcast(g: Any, parent: Node, name: str) -> Any:
+    """Sum a gradient over the axes along which its input was stretched. Any other difference is an error in a rule."""
+    if g.shape != parent.shape:
+        lead = g.ndim - len(parent.shape)
+        stretched = tuple(i for i in range(g.ndim) if i < lead or (parent.shape[i - lead] == 1 and g.shape[i] != 1))
+        if lead >= 0 and stretched:
+            g = g.sum(axis=stretched, keepdims=True)
+            g = g.reshape(g.shape[lead:])
+        if g.shape != parent.shape:
+            raise ValueError(f"the way back of {name} gives a gradient of shape {g.shape} for an input of shape "
+                             f"{parent.shape}: it must have the shape of the input, broadcast")
+    return g if g.dtype == parent.dtype else g.astype(parent.dtype)
+
+
+def newest_first(root: Node, leaves: frozenset) -> list[Node]:
+    """Every node that leads to the root, no recursion; nothing beyond the leaves."""
+    seen, todo = {root}, [root]
+    while todo:
+        node = todo.pop()
+        if node not in leaves:
+            for parent in node.parents:
+                if parent is not None and parent not in seen:
+                    seen.add(parent)
+                    todo.append(parent)
+    return sorted(seen, key=lambda node: node.time)                # popped from the end
+
+
+def walk_back(root: Node, seed: Any, retain_graph: bool, create_graph: bool,
+              leaves: frozenset = frozenset()) -> dict[Node, Any]:
+    """The gradients of the leaves, newest node first. Interior gradients, and interior nodes, are dropped once used.
+
+    A first gradient is borrowed, a second allocates, later ones add into what was allocated here: no gradient that
+    somebody else may hold is ever written into.
+    """
+    order, grads, ours = newest_first(root, leaves), {root: seed}, set()
+    while order:
+        node = order.pop()
+        if node.back is None or node in leaves:
+            continue
+        g = grads.pop(node, None)
+        if g is None:
+            continue                                               # every path from the root gave no gradient
+        ours.discard(node)
+        for parent, gx in zip(node.parents, gradients_of(node, g, create_graph), strict=True):
+            if parent is None or gx is None:
+                continue
+            gx = unbroadcast(gx, parent, node.name)
+            before = grads.get(parent)
+            if before is None:
+                grads[parent] = gx
+            elif parent in ours:
+                before += gx                                       # a scalar is not changed in place: store it again
+                grads[parent] = before
+            else:
+                grads[parent] = before + gx
+                if not create_graph:
+                    ours.add(parent)
+        if not retain_graph and not create_graph:
+            node.parents, node.back, node.call = (), FREED, None
+    return grads
+
+
+def gradients_of(node: Node, g: Any, create_graph: bool) -> tuple:
+    """One step of the walk, through the gate; an error says whose way back it was and where in the model."""
+    if node.back is FREED:
+        raise RuntimeError(f"this graph was freed by an earlier backward (at {node.name}, shape {node.shape}): pass "
+                           "retain_graph=True to the first one, or compute the value again")
+    try:
+        if create_graph:
+            if node.call is None:
+                raise RuntimeError("backward(create_graph=True) needs the graph to be made inside "
+                                   "`with tg.higher_order():`")
+            rule, inputs, settings = node.call
+            back = rule(*[x if isinstance(x, Tensor) else plain_value(x) for x in inputs], **settings)[1]
+            return pull(back, g)
+        if _watchers.get():
+            with switched(scope, node.scope):
+                return run(node.name + "'", lambda: pull(node.back, g))
+        return pull(node.back, g)
+    except Exception as error:
+        error.add_note(f"in the gradient of {node.name}, value {node.shape} {node.dtype}, inputs "
+                       + ", ".join(str(p.shape) for p in node.parents if p)
+                       + (f", in {place_of(node.scope)}" if node.scope else ""))
+        raise
+
+
+# ---- the tensor -----------------------------------------------------------------------------------------------------
+
+def as_array(data: Any, dtype: Any = None) -> Array:
+    """Numbers and lists in the default precision, arrays as they are, DLPack objects without a copy where possible."""
+    if isinstance(data, Tensor):
+        data = data.data
+    if not isinstance(data, np.ndarray) and namespace(data).__name__ != "cupy":
+        if hasattr(data, "__dlpack__"):
+            on_gpu = data.__dlpack_device__()[0] == 2
+            data = cuda().from_dlpack(data) if on_gpu else np.from_dlpack(data)
+        else:
+            typed = hasattr(data, "dtype")
+            data = np.asarray(data)
+            if data.dtype == np.float64 and not typed:
+                data = data.astype(DEFAULT_DTYPE)
+            elif data.dtype == object:
+                raise TypeError(f"a Tensor holds numbers, not {type(data.flat[0]).__name__}" if data.size else
+                                "a Tensor holds numbers")
+    return data if dtype is None else data.astype(dtype, copy=False)
+
+
+class Tensor:
+    """An array, on the CPU or a GPU, and perhaps a Node: its place in the graph of a computation.
+
+    `data` is anything NumPy takes, a CuPy array, or an object with `__dlpack__` (a PyTorch or JAX array comes in
+    without a copy). Python numbers and lists of floats become float32. `requires_grad=True` makes a leaf whose
+    `.grad`, an array, `backward` fills.
+
+    Raises TypeError for a gradient of integers, ImportError or RuntimeError for device "cuda" without one.
+    """
+
+    __slots__ = ("data", "node", "__weakref__")
+    __array_ufunc__ = None                                         # ndarray + Tensor asks Tensor
+    __hash__ = object.__hash__
+    __lift__ = staticmethod(lift)
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
+        self.data = as_array(data, dtype)
+        if device is not None:
+            self.data = to_device(self.data, device)
+        self.node = None
+        self.requires_grad = requires_grad
+
+    shape = property(lambda self: self.data.shape)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+    dtype = property(lambda self: self.data.dtype)
+    device = property(lambda self: device_of(self.data))
+    T = property(lambda self: self.transpose())
+    grad = property(lambda self: self.node and self.node.grad, doc="The gradient, once backward has been here.")
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to or through this tensor. May be set on leaves: False freezes a weight."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if self.node is not None and self.node.back is not None:
+            raise RuntimeError(f"requires_grad can be set on leaves only; this is the value of {self.node.name}. "
+                               "Use .detach() for the same numbers without a history")
+        if wanted and self.data.dtype.kind != "f":
+            raise TypeError(f"only floating point tensors have gradients, this one is {self.data.dtype}: "
+                            "pass dtype='float32', or leave requires_grad out for ids and masks")
+        self.node = (self.node or Node("leaf", self.data)) if wanted else None
+
+    def zero_grad(self) -> None:
+        """Forget the gradient, so that the next backward starts afresh."""
+        if self.node is not None:
+            self.node.grad = None
+
+    def backward(self, grad: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add d self/d leaf, times `grad`, to the `.grad` of every leaf that led here.
+
+        The graph is freed on the way unless retain_graph. With create_graph (inside `higher_order()`) the gradients
+        are Tensors that can be differentiated again.
+
+        Raises RuntimeError without a graph or with a freed one, ValueError if the value is no scalar and no `grad`
+        of its shape is given.
+        """
+        root = self.node
+        if root is None:
+            raise RuntimeError("backward() on a tensor without a graph: nothing it was computed from has "
+                               "requires_grad=True, or it was computed under no_grad()")
+        if grad is None:
+            if self.size != 1:
+                raise ValueError(f"backward() starts from one number, this tensor has shape {self.shape}: reduce it "
+                                 "with .sum() or .mean(), or pass grad=, an array of that shape")
+            grad = 1.0
+        grad = as_array(grad, self.dtype)
+        if grad.shape != self.shape:
+            grad = namespace(self.data).broadcast_to(to_device(grad, self.device), self.shape)
+        for leaf, g in walk_back(root, Tensor(grad) if create_graph else grad, retain_graph, create_graph).items():
+            leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+    def detach(self) -> Tensor:
+        """The same array without a history."""
+        return Tensor(self.data)
+
+    def numpy(self) -> np.ndarray:
+        """The array in host memory; on the CPU without a copy."""
+        return to_numpy(self.data)
+
+    def item(self) -> float | int:
+        """The one number of a tensor of size 1, as Python's."""
+        return self.data.item()
+
+    def to(self, device: str) -> Tensor:
+        """A tensor with this array on that device; the tensor itself when it is there. The copy is a new leaf."""
+        return self if device == self.device else Tensor(to_device(self.data, device), self.requires_grad)
+
+    def __repr__(self) -> str:
+        head = "Tensor(" + np.array2string(self.numpy(), separator=", ", prefix="Tensor(", threshold=100)
+        extra = "" if self.dtype == DEFAULT_DTYPE else f", dtype={self.dtype}"
+        extra += "" if self.device == "cpu" else f", device={self.device}"
+        return head + extra + (f", from {self.node.name}" if self.node and self.node.back else
+                               ", requires_grad=True" if self.node else "") + ")"
+
+    def __len__(self) -> int: return len(self.data)
+    def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self)))
+    def __bool__(self) -> bool: return bool(self.data)
+    def __float__(self) -> float: return float(self.data)
+    def __int__(self) -> int: return int(self.data)
+    def __index__(self) -> int: return self.data.__index__()
+    def __array_namespace__(self, api_version=None): return sys.modules[FUNCTIONAL]
+    def __dlpack__(self, **kw): return self.data.__dlpack__(**kw)
+    def __dlpack_device__(self): return self.data.__dlpack_device__()
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __setitem__(self, index, value):
+        raise TypeError("a Tensor cannot be written into: the way back of earlier steps may still need its numbers. "
+                        "Build the new value (tg.functional.where, concat), or, outside any graph, write into .data")
+
+    # Operators. A number, list or array on either side will do.
+    __add__ = lift(ops.add)
+    __sub__ = lift(ops.sub)
+    __mul__ = lift(ops.mul)
+    __truediv__ = lift(ops.div)
+    __pow__ = lift(ops.power)
+    __matmul__ = lift(ops.matmul)
+    __neg__ = lift(ops.neg)
+    __abs__ = lift(ops.absolute)
+    def __radd__(self, other): return Tensor.__add__(other, self)
+    def __rsub__(self, other): return Tensor.__sub__(other, self)
+    def __rmul__(self, other): return Tensor.__mul__(other, self)
+    def __rtruediv__(self, other): return Tensor.__truediv__(other, self)
+    def __rpow__(self, other): return Tensor.__pow__(other, self)
+    def __rmatmul__(self, other): return Tensor.__matmul__(other, self)
+    def __getitem__(self, index): return Tensor._getitem(self, index=bare(index))
+
+    # Comparisons give boolean tensors without a gradient.
+    def __eq__(self, other): return Tensor(self.data == bare(other))
+    def __ne__(self, other): return Tensor(self.data != bare(other))
+    def __lt__(self, other): return Tensor(self.data < bare(other))
+    def __le__(self, other): return Tensor(self.data <= bare(other))
+    def __gt__(self, other): return Tensor(self.data > bare(other))
+    def __ge__(self, other): return Tensor(self.data >= bare(other))
+    def __invert__(self): return Tensor(~self.data)
+    def __and__(self, other): return Tensor(self.data & bare(other))
+    def __or__(self, other): return Tensor(self.data | bare(other))
+    def all(self, axis=None): return Tensor(self.data.all(axis=axis))
+    def any(self, axis=None): return Tensor(self.data.any(axis=axis))
+    def argmax(self, axis=None): return Tensor(self.data.argmax(axis=axis))
+    def argsort(self, axis=-1): return Tensor(self.data.argsort(axis=axis))
+
+    # Array verbs, by NumPy's names. Axes and settings may be given by position: x.sum(-1).
+    _identity = lift(ops.identity)
+    _getitem = lift(ops.getitem)
+    sum = lift(ops.reduce_sum)
+    mean = lift(ops.mean)
+    var = lift(ops.var)
+    std = lift(ops.std)
+    max = lift(ops.reduce_max)
+    min = lift(ops.reduce_min)
+    prod = lift(ops.reduce_prod)
+    cumsum = lift(ops.cumsum)
+    clip = lift(ops.clip)
+    swapaxes = lift(ops.swapaxes)
+    squeeze = lift(ops.squeeze)
+    expand_dims = lift(ops.expand_dims)
+    broadcast_to = lift(ops.broadcast_to)
+    flip = lift(ops.flip)
+    roll = lift(ops.roll)
+    repeat = lift(ops.repeat)
+    astype = lift(ops.astype)
+    _reshape = lift(ops.reshape)
+    _transpose = lift(ops.transpose)
+    def reshape(self, *shape): return Tensor._reshape(self, shape=_flat(shape))
+    def transpose(self, *axes): return Tensor._transpose(self, axes=_flat(axes) or None)
+
+
+def _flat(numbers: tuple) -> tuple:
+    return tuple(numbers[0]) if len(numbers) == 1 and isinstance(numbers[0], tuple | list) else numbers
+
+
+def bare(x: Any) -> Any:
+    """The array in place of a Tensor, also inside the tuple of an index."""
+    return x.data if isinstance(x, Tensor) else tuple(map(bare, x)) if isinstance(x, tuple) else x
+
+
+def grad(f: Callable, argnum: int = 0) -> Callable:
+    """The function x ↦ ∂f/∂x of a function from Tensors to a scalar Tensor; it can be differentiated again.
+
+    `tg.grad(tg.grad(f))(x)` is the second derivative. The gradient is taken in argument number `argnum`, which may
+    be a Tensor, an array or a number; no `.grad` of anything is touched. Raises ValueError if f's value is no scalar.
+    """
+    def gradient(*args: Any) -> Tensor:
+        with higher_order():
+            x = args[argnum] if isinstance(args[argnum], Tensor) else Tensor(args[argnum])
+            x = Tensor._identity(x) if x.node else Tensor(x.data, requires_grad=True)
+            y = f(*args[:argnum], x, *args[argnum + 1:])
+            if y.size != 1:
+                raise ValueError(f"grad differentiates a function to one number, this one gave shape {y.shape}")
+            leaves = frozenset([x.node])
+            found = walk_back(y.node, Tensor(np.ones_like(y.data)), True, True, leaves) if y.node else {}
+        return found[x.node] if x.node in found else Tensor(np.zeros_like(x.data))
+    return gradient

@@ -146,32 +146,29 @@ def random_bits(count: int, key: int, xp: Any) -> Array:
 # ---- the one function that NumPy lacks ------------------------------------------------------------------------------
 
 _erf_exactly = np.frompyfunc(math.erf, 1, 1)
-_ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-          -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)
-_ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-          -1.42647390514189e-02)
+ERF = (0.7978849414901634, 0.0363330844072795, -3.259474278717814e-05, -5.53063175934764e-05,
+       3.964773319163086e-06, -1.322662935191142e-07, 1.7562778892830122e-09)
 
 
 def erf(x: Array) -> Array:
     """2/√π ∫₀ˣ exp(−t²) dt of a float array.
 
-    float64 asks the C library number by number. float32 uses x·P(x²)/Q(x²) on [−4, 4], good to its last digits
-    and thirty times faster (the coefficients are those Eigen and XLA use).
+    float64 asks the C library number by number. float32 uses erf(z/√2) = tanh(z·P(z²)), where P, of degree 6, was
+    fitted so that the largest error on the line is 6e-8, which float32 cannot tell from 0.
     """
     if device_of(x) == "cuda":
         from cupyx.scipy.special import erf as erf_on_gpu
         return erf_on_gpu(x)
     if x.dtype != np.float32:
         return np.asarray(_erf_exactly(x)).astype(x.dtype)
-    x = np.clip(x, -4, 4)
-    square = x * x
-    return x * horner(_ERF_P, square) / horner(_ERF_Q, square)
+    z = x * math.sqrt(2)
+    return np.tanh(z * horner(ERF, np.minimum(z * z, 64)))         # beyond |z| = 8 tanh is 1 in float32
 
 
 def horner(coefficients: tuple[float, ...], x: Array) -> Array:
-    """The polynomial with these coefficients, highest power first."""
-    total = x * coefficients[0]
-    for c in coefficients[1:-1]:
+    """The polynomial with these coefficients, that of the constant first."""
+    total = x * coefficients[-1]
+    for c in coefficients[-2:0:-1]:
         total += c
         total *= x
-    return total + coefficients[-1]
+    return total + coefficients[0]

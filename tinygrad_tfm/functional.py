@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import ops
-from .backend import DEFAULT_DTYPE, Array, namespace
+from .backend import DEFAULT_DTYPE, namespace
 from .tensor import Tensor, bare, lift
 
 # element by element
@@ -136,5 +136,5 @@ def topk(x: Tensor, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
 
 def one_hot(ids: Any, size: int, dtype: Any = DEFAULT_DTYPE) -> Tensor:
     """Rows of zeros with a one at each id: (...) → (..., size). No gradient."""
-    ids: Array = Tensor(ids).data
-    return Tensor((namespace(ids).arange(size) == ids[..., None]).astype(dtype))
+    rows = Tensor(ids).data[..., None]
+    return Tensor((namespace(rows).arange(size) == rows).astype(dtype))

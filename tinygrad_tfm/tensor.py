@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from itertools import count
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ def watching(watcher: Callable[[str, Callable[[], Any]], Any]):
 def run(name: str, step: Callable[[], Any]) -> Any:
     """The gate: the step itself, or each watcher around it, the last one outermost."""
     for watcher in _watchers.get():
-        step = lambda watcher=watcher, inner=step: watcher(name, inner)
+        step = partial(watcher, name, step)
     return step()
 
 
@@ -110,12 +112,14 @@ def lift(rule: Callable) -> Callable:
 
     def op(*inputs, **settings):
         if len(inputs) > arity:
-            settings.update(zip(names, inputs[arity:]))
+            settings.update(zip(names[:len(inputs) - arity], inputs[arity:], strict=True))
             inputs = inputs[:arity]
         if settings:
             settings = {k: v.data if isinstance(v, Tensor) else v for k, v in settings.items()}
         arrays = [x.data if isinstance(x, Tensor) else plain_value(x) for x in inputs]
-        rule = kernels.choose(twins, arrays) or plain if twins and _fused.get() else plain
+        rule = plain
+        if twins and _fused.get():
+            rule = kernels.choose(twins, arrays, settings) or plain
         try:
             if _watchers.get():
                 value, back = run(plain.__name__, lambda: rule(*arrays, **settings))
@@ -129,34 +133,30 @@ def lift(rule: Callable) -> Callable:
         return made(value, plain, parents, back, inputs, settings)
 
     op.__name__ = op.__qualname__ = rule.__name__
-    op.__doc__, op.__module__, op.rule = rule.__doc__, rule.__module__, rule
-    op.__signature__ = inspect.signature(rule)
+    op.__doc__, op.__module__ = rule.__doc__, rule.__module__
+    op.__dict__.update(rule=rule, __signature__=inspect.signature(rule))
     return op
 
 
 def made(value: Array, rule: Callable, parents: tuple, back: Any, inputs: Sequence, settings: dict) -> Tensor:
     """The Tensor of a value just computed, with a Node if any of its inputs has one."""
     out = Tensor.__new__(Tensor)
-    out.data = value if hasattr(value, "__setitem__") else np.asarray(value)      # a NumPy scalar is no array
+    out.data = np.asarray(value) if isinstance(value, np.generic) else value
     out.node = None
-    for parent in parents:
-        if parent is not None:
-            if type(back) is tuple:                                # what nobody will ask for keeps nothing alive
-                back = tuple([b if p else None for p, b in zip(parents, back, strict=True)])
-            call = (rule, inputs, settings) if _keep_inputs.get() else None
-            out.node = Node(rule.__name__, out.data, parents, back, call, scope.get())
-            break
+    if any(parents):
+        if type(back) is tuple:                                    # what nobody will ask for keeps nothing alive
+            back = tuple([p and b for p, b in zip(parents, back, strict=True)])
+        call = (rule, inputs, settings) if _keep_inputs.get() else None
+        out.node = Node(rule.__name__, out.data, parents, back, call, scope.get())
     return out
 
 
 def plain_value(x: Any) -> Any:
     """An operand that is no Tensor, as rules take it: arrays as they are, numbers as Python's, which never change
     the precision of what they meet (`np.sqrt(2)` would turn float32 into float64), lists as arrays."""
-    if isinstance(x, np.generic):
-        return x.item()
-    if isinstance(x, list | tuple):
-        return as_array(x)
-    return x
+    if type(x) is float:
+        return x
+    return x.item() if isinstance(x, np.generic) else as_array(x) if isinstance(x, list | tuple) else x
 
 
 def pull(back: Any, g: Any) -> tuple:
@@ -176,7 +176,7 @@ def unbroadcast(g: Any, parent: Node, name: str) -> Any:
         if g.shape != parent.shape:
             raise ValueError(f"the way back of {name} gives a gradient of shape {g.shape} for an input of shape "
                              f"{parent.shape}: it must have the shape of the input, broadcast")
-    return g if g.dtype == parent.dtype else g.astype(parent.dtype)
+    return g if g.dtype is parent.dtype or g.dtype == parent.dtype else g.astype(parent.dtype)
 
 
 def newest_first(root: Node, leaves: frozenset) -> list[Node]:
@@ -189,7 +189,7 @@ def newest_first(root: Node, leaves: frozenset) -> list[Node]:
                 if parent is not None and parent not in seen:
                     seen.add(parent)
                     todo.append(parent)
-    return sorted(seen, key=lambda node: node.time)                # popped from the end
+    return sorted(seen, key=attrgetter("time"))                    # popped from the end
 
 
 def walk_back(root: Node, seed: Any, retain_graph: bool, create_graph: bool,
@@ -283,6 +283,8 @@ class Tensor:
     """
 
     __slots__ = ("data", "node", "__weakref__")
+    data: Array
+    node: Node | None
     __array_ufunc__ = None                                         # ndarray + Tensor asks Tensor
     __hash__ = object.__hash__
     __lift__ = staticmethod(lift)

@@ -1,7 +1,8 @@
 """Floor 1: faster twins of some rules. Delete this folder's other files and everything still runs.
 
 A twin has the name, the signature and the return of the plain rule in `ops/`, which stays the specification; a test
-walks over all pairs and compares values and gradients.
+walks over all pairs and compares values and gradients. Beside each twin stands a function that looks at the arrays
+and settings of a call and says whether the twin is for it; if not, the plain rule serves.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backend import device_of
+from . import cpu
+
+FOLDER = __name__.replace("kernels", "ops")
 
 
-def twins_of(rule: Callable) -> dict[str, Callable]:
+Twins = dict[str, tuple[Callable, Callable[..., bool]]]              # by device: the twin, and which calls it is for
+
+
+def twins_of(rule: Callable) -> Twins:
     """The faster twins of one of this package's own rules, by device; a rule of the same name elsewhere has none."""
-    return {}
+    if not rule.__module__.startswith(FOLDER):
+        return {}
+    return {device: table[rule.__name__] for device, table in (("cpu", cpu.TWINS),) if rule.__name__ in table}
 
 
-def choose(twins: dict[str, Callable], arrays: Sequence[Any]) -> Callable | None:
-    """The twin for the device these arrays are on, if there is one."""
-    return twins.get(device_of(arrays[0]))
+def choose(twins: Twins, arrays: Sequence[Any], settings: dict[str, Any]) -> Callable | None:
+    """The twin for the device these arrays are on, if there is one and the call is a case for it."""
+    twin, fits = twins.get(device_of(arrays[0]), (None, None))
+    return twin if fits and fits(*arrays, **settings) else None

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import functional as F
-from ..nn import (Embedding, EncoderBlock, KVCache, LayerNorm, LearnedPositions, Linear, Module, SinusoidalPositions,
-                  init)
+from ..nn import (
+    Embedding,
+    EncoderBlock,
+    KVCache,
+    LayerNorm,
+    LearnedPositions,
+    Linear,
+    Module,
+    SinusoidalPositions,
+    init,
+)
 from ..nn.layers import positive, probability
 from ..tensor import Tensor, bare
 

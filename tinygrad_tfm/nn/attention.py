@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import functional as F
-from .. import ops
+from .. import functional as F, ops
 from ..backend import Array, namespace, new_key
 from ..tensor import Tensor, bare, no_grad
 from .layers import Linear, positive, probability

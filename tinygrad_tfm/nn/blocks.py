@@ -56,9 +56,12 @@ class Block(Module):
 
     def forward(self, x: Tensor, memory: Tensor | None = None, *, mask: Any = None, causal: bool = False,
                 memory_mask: Any = None, cache: KVCache | None = None) -> Tensor:
-        steps = [lambda y: self.dropout(self.attention(y, mask=mask, causal=causal, cache=cache)), self.feed_forward]
-        if self.cross is not None:
-            steps.insert(1, lambda y: self.dropout(self.cross(y, memory, mask=memory_mask)))
+        steps: list[Callable] = [
+            lambda y: self.dropout(self.attention(y, mask=mask, causal=causal, cache=cache)),
+            self.feed_forward]
+        cross = self.cross
+        if cross is not None:
+            steps.insert(1, lambda y: self.dropout(cross(y, memory, mask=memory_mask)))
         for norm, step in zip(self.norms, steps, strict=True):
             x = x + step(norm(x)) if self.pre_norm else norm(x + step(x))
         return x

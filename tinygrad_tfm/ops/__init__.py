@@ -14,12 +14,67 @@ Rules know nothing of tensors, graphs or devices, and never undo broadcasting: a
 `elementwise` is where to start, `network` holds softmax, norms, losses and attention. Read next: `tensor.py`.
 """
 
-from .elementwise import (absolute, add, astype, clip, cos, div, erf, exp, gelu, gelu_tanh, identity, log, log1p,
-                          maximum, minimum, mul, neg, power, relu, rsqrt, sigmoid, silu, sin, softplus, sqrt, sub,
-                          tanh, where)
-from .network import (attention, binary_cross_entropy, cross_entropy, dropout, embedding, layer_norm, log_softmax,
-                      mse, nll, rms_norm, softmax)
+from .elementwise import (
+                          absolute,
+                          add,
+                          astype,
+                          clip,
+                          cos,
+                          div,
+                          erf,
+                          exp,
+                          gelu,
+                          gelu_tanh,
+                          identity,
+                          log,
+                          log1p,
+                          maximum,
+                          minimum,
+                          mul,
+                          neg,
+                          power,
+                          relu,
+                          rsqrt,
+                          sigmoid,
+                          silu,
+                          sin,
+                          softplus,
+                          sqrt,
+                          sub,
+                          tanh,
+                          where,
+)
+from .network import (
+                          attention,
+                          binary_cross_entropy,
+                          cross_entropy,
+                          dropout,
+                          embedding,
+                          layer_norm,
+                          log_softmax,
+                          mse,
+                          nll,
+                          rms_norm,
+                          softmax,
+)
 from .products import einsum, matmul, outer
-from .reductions import (cumsum, logsumexp, mean, reduce_max, reduce_min, reduce_prod, reduce_sum, std, var)
-from .shapes import (broadcast_to, concat, expand_dims, flip, getitem, pad, place, repeat, reshape, roll, squeeze,
-                     stack, swapaxes, take_along_axis, transpose, tril, triu)
+from .reductions import cumsum, logsumexp, mean, reduce_max, reduce_min, reduce_prod, reduce_sum, std, var
+from .shapes import (
+                          broadcast_to,
+                          concat,
+                          expand_dims,
+                          flip,
+                          getitem,
+                          pad,
+                          place,
+                          repeat,
+                          reshape,
+                          roll,
+                          squeeze,
+                          stack,
+                          swapaxes,
+                          take_along_axis,
+                          transpose,
+                          tril,
+                          triu,
+)

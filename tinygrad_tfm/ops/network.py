@@ -165,14 +165,13 @@ def attention(q, k, v, *, mask: Any = None, causal: bool = False, scale: float |
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     pattern = attention_pattern(q, k, mask=mask, causal=causal, scale=scale)
-    dropped = pattern
+    dropped, scaled = pattern, None
     if p:
         scaled = keep(pattern.shape, p, key, namespace(constant(q))).astype(q.dtype) * (1 / (1 - p))
         dropped = pattern * scaled
     def back(g):
         h = g @ v.swapaxes(-1, -2)
-        if p:
-            h = h * scaled
+        h = h if scaled is None else h * scaled
         gs = pattern * (h - (h * pattern).sum(axis=-1, keepdims=True)) * scale
         return gs @ k, gs.swapaxes(-1, -2) @ q, dropped.swapaxes(-1, -2) @ g
     return dropped @ v, back

@@ -121,8 +121,8 @@ def place(x, *, index: Any, shape: tuple[int, ...]):
     else:
         y = namespace(x).zeros(shape, dtype=x.dtype)
         parts = index if isinstance(index, tuple) else (index,)
-        if all(getattr(part, "dtype", None) == bool or isinstance(part, int | slice | type(None) | type(...))
-               for part in parts):
+        lists = [part for part in parts if not isinstance(part, int | slice | type(None) | type(...))]
+        if not lists or len(lists) == 1 and getattr(lists[0], "dtype", None) == "bool":
             y[index] = x                                   # no place is named twice: assigning is enough, and faster
         else:
             namespace(x).add.at(y, index, x)

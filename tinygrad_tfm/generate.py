@@ -1,0 +1,121 @@
+"""Text from a trained decoder: one token at a time, each drawn from what the model says comes next.
+
+Beyond the context: when a window of `context` tokens is full, its older half is dropped and the rest is run once
+more, so a token costs two at most and the model always sees between half a context and a whole one. With a cache or
+without, the window is the same, and so are the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .backend import to_device, to_numpy
+from .models.decoder import Decoder
+from .nn import KVCache
+from .nn.layers import positive
+from .tensor import no_grad
+from .text import CharTokenizer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits. Raises ValueError for settings out of range.
+
+    temperature τ divides the logits: 0 always takes the likeliest, below 1 sharpens, above 1 flattens. top_k keeps
+    the k likeliest; top_p the fewest whose probabilities reach p (Holtzman et al. 2019, arXiv:1904.09751, §3.1).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be a finite number of at least 0, not {self.temperature!r}")
+        if self.top_k is not None:
+            positive("Sampling", top_k=self.top_k)
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in 0 < top_p ≤ 1, not {self.top_p!r}")
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """The distribution a token is drawn from.     (V,) → (V,), sums to 1"""
+        order = np.argsort(-logits, kind="stable")                 # likeliest first, ties by number
+        if self.temperature == 0:
+            return np.eye(len(logits))[order[0]]
+        scaled = (logits[order] - logits[order[0]]).astype(np.float64) / self.temperature
+        p = np.exp(scaled)[:self.top_k]
+        p /= p.sum()
+        if self.top_p is not None:
+            p[1:][np.cumsum(p)[:-1] >= self.top_p] = 0             # what comes before has reached p already
+            p /= p.sum()
+        result = np.zeros(len(logits))
+        result[order[:len(p)]] = p
+        return result
+
+    def choose(self, logits: np.ndarray, rng: np.random.Generator) -> int:
+        """One token drawn from the logits.     (V,) → an id"""
+        total = np.cumsum(self.probabilities(logits))
+        return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+
+
+def window_start(count: int, context: int) -> int:
+    """Where the window begins once there are `count` tokens: 0 while they fit, then in steps of half a context."""
+    half = max(1, context // 2)
+    return max(0, -(-(count - context) // half) * half)
+
+
+def generate(model: Decoder, ids: Sequence[int], count: int, sampling: Sampling | None = None,
+             rng: np.random.Generator | None = None, cached: bool = True) -> Iterator[int]:
+    """Yield `count` tokens that continue `ids`, as they are made. The same `rng` seed gives the same tokens.
+
+    Dropout is off while this runs. Raises ValueError without a token to start from.
+    """
+    ids, context = [int(i) for i in ids], model.config.context
+    if not ids:
+        raise ValueError("generation needs at least one token to start from")
+    sampling, rng = sampling or Sampling(), rng or np.random.default_rng()
+    start, seen, cache = 0, 0, None
+    for _ in range(count):
+        if cache is None or not cached or window_start(len(ids), context) != start:
+            start = seen = window_start(len(ids), context)
+            cache = model.new_cache()
+        logits = last_logits(model, ids[seen:], cache if cached else None)
+        seen = len(ids)
+        ids.append(sampling.choose(logits, rng))
+        yield ids[-1]
+
+
+def last_logits(model: Decoder, ids: Sequence[int], cache: list[KVCache] | None = None) -> np.ndarray:
+    """The logits after the last of these tokens, in host memory.     T ids → (V,)"""
+    training = model.training
+    device = model.embed.weight.device
+    model.eval()
+    try:
+        with no_grad():
+            return to_numpy(model(to_device(np.asarray([ids]), device), cache).data[0, -1])
+    finally:
+        model.train(training)
+
+
+def generate_text(model: Decoder, tokenizer: CharTokenizer, prompt: str, count: int, sampling: Sampling | None = None,
+                  seed: int | None = None, stop: str | None = None) -> Iterator[str]:
+    """Yield the continuation of a prompt, piece by piece, at most `count` characters and up to `stop`.
+
+    The stop string itself is not given out. An empty prompt counts as a line break. Raises ValueError for characters
+    the model was not trained on.
+    """
+    ids = tokenizer.encode(prompt or ("\n" if "\n" in tokenizer.characters else tokenizer.characters[0]))
+    held = ""                                                      # might be the beginning of the stop string
+    for token in generate(model, ids, count, sampling, np.random.default_rng(seed)):
+        held += tokenizer.decode([token])
+        if stop and stop in held:
+            held = held[:held.index(stop)]
+            break
+        longest = next((n for n in range(min(len(stop) - 1, len(held)), 0, -1) if held.endswith(stop[:n])), 0) \
+            if stop else 0
+        yield held[:len(held) - longest]
+        held = held[len(held) - longest:]
+    yield held

@@ -1,0 +1,297 @@
+"""Training a decoder: the loop, which can be read aloud, and the settings that are known to work.
+
+What a run leaves on disk is in `runs.py`, batches and baselines in `text.py`, one step on several cores in
+`parallel.py`. Read next: `generate.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .backend import Array, manual_seed, random_stream, rng, to_device
+from .generate import Sampling, generate_text
+from .models.decoder import Decoder, DecoderConfig
+from .nn.layers import positive
+from .optim import AdamW, clip_factor, fraction, global_norm, nonnegative, warmup_cosine
+from .parallel import DataParallel, suggested_workers, synchronize
+from .runs import Run
+from .text import CharTokenizer, Corpus, baselines, random_batch, split, windows
+from .watch import NaNFound, find_nan
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a decoder is trained. Raises ValueError, naming the field, for a setting that cannot be.
+
+    steps, batch B (windows of the model's context), lr (peak) falling to lr_floor over the steps on a cosine after
+    `warmup` steps, AdamW's beta2 and decay, clip (limit of the gradient's norm), eval_every (steps between
+    evaluations, saves and samples), eval_windows (how much of the validation text an evaluation looks at; the last
+    one looks at all of it), seed, device ("cpu", "cuda"), workers (threads; None: as the machine suggests).
+    """
+
+    steps: int = 2000
+    batch: int = 12
+    lr: float = 1e-3
+    lr_floor: float = 1e-4
+    warmup: int = 100
+    beta2: float = 0.99
+    decay: float = 0.1
+    clip: float = 1.0
+    eval_every: int = 250
+    eval_windows: int = 256
+    seed: int = 1337
+    device: str = "cpu"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        positive("training", steps=self.steps, batch=self.batch, eval_every=self.eval_every,
+                 eval_windows=self.eval_windows, workers=self.workers or 1)
+        nonnegative(lr=self.lr, lr_floor=self.lr_floor, warmup=self.warmup, decay=self.decay, seed=self.seed)
+        fraction(beta2=self.beta2)
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive, not {self.clip!r}")
+
+
+# Shapes lack only the vocabulary, which is the text's.
+PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "lecture": (dict(context=64, layers=4, heads=4, width=128),
+                dict(steps=5000, batch=16, lr=4e-3, lr_floor=1e-5, eval_every=500)),
+    "nanogpt-cpu": (dict(context=64, layers=4, heads=4, width=128),
+                    dict(steps=2000, batch=12)),
+    "nanogpt-gpu": (dict(context=256, layers=6, heads=6, width=384, dropout=0.2),
+                    dict(steps=5000, batch=64)),
+}
+
+
+@dataclass
+class Result:
+    """What a run came to: losses in nats per character, `val_loss` over the whole validation text."""
+
+    steps: int
+    parameters: int
+    val_loss: float
+    best_val_loss: float
+    tokens_per_s: float
+    elapsed_s: float
+    device: str
+    corpus: str
+    interrupted: bool = False
+
+
+class Diverged(FloatingPointError):
+    """The loss is no number any more; the message says where it went wrong first and what is still good."""
+
+
+def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: TrainConfig, run: Run,
+          resume: bool = False, stop_at: int | None = None, say: Callable[[str], None] = print) -> Result:
+    """Train a decoder on a text, leaving checkpoints, metrics and samples in the run's directory.
+
+    With `resume`, continues from the run's last save to the very numbers an unbroken run would have given. Ctrl-C, or
+    reaching step `stop_at`, saves and returns. Raises Diverged if the loss becomes NaN, OSError if the disk is full;
+    the last good checkpoint stays.
+    """
+    c = config
+    train_ids, val_ids = split(tokenizer.encode(corpus.text), model.config.context)
+    base = baselines(train_ids, val_ids, tokenizer.size)
+    manual_seed(c.seed + 1)                                        # the weights were drawn from the seed itself
+    model.train().to(c.device)
+    train_ids, val_ids = to_device(train_ids, c.device), to_device(val_ids, c.device)
+    optimizer = AdamW(model.parameters(), c.lr, betas=(0.9, c.beta2), decay=c.decay)
+    workers = c.workers or suggested_workers(c.batch, model.config.context, c.device)
+    provenance = {"corpus": corpus.name, "source": corpus.source, "train": asdict(replace(c, workers=workers))}
+    start, best, before = 0, math.inf, 0.0
+    if resume:
+        progress = run.load_progress()
+        run.load_state(model, optimizer)
+        start, best, before = progress["step"], progress["best"], progress["elapsed"]
+        run.forget_after(start)
+    else:
+        run.log("baseline", **base)
+    log_every = 1 if c.device == "cpu" else 50                     # reading a loss makes a GPU wait
+
+    with DataParallel(model, workers) as parallel, interruptible() as interrupted:
+        say(f"{tokenizer.size} characters, {len(train_ids):,} to train on, {len(val_ids):,} to validate; "
+            f"{model.size():,} parameters; {c.device}, {workers} thread{'s' * (workers > 1)}")
+        say(f"to compare: uniform {base['uniform']:.3f}, unigram {base['unigram']:.3f}, bigram {base['bigram']:.3f} "
+            "nats a character")
+        say(f"estimated time: {spoken(estimate(parallel, train_ids, c, c.steps - start))}")
+        bar, clock, step, seen = progress_bar(c.steps, start), time.perf_counter(), start, 0
+
+        def elapsed() -> float:
+            return before + time.perf_counter() - clock
+
+        def save(val_loss: float) -> None:
+            nonlocal best
+            if val_loss < best:
+                best = val_loss
+                run.save_weights(model, tokenizer, provenance | {"step": step, "val_loss": val_loss})
+            run.save_state(model, optimizer, {"step": step, "best": best, "elapsed": elapsed(),
+                                              "config": asdict(model.config), "provenance": provenance,
+                                              "characters": tokenizer.characters})
+
+        while step < min(c.steps, stop_at or c.steps) and not interrupted():
+            x, y = random_batch(train_ids, c.batch, model.config.context, rng())
+            optimizer.lr = warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps)
+            loss = parallel.backward(x, y)
+            norm = global_norm(model.parameters())
+            if step % log_every == 0 and not math.isfinite(float(loss) + float(norm)):
+                raise Diverged(diagnosis(model, x, y, step, run))
+            optimizer.step(scale=clip_factor(norm, c.clip))
+            optimizer.zero_grad()
+            step, seen = step + 1, seen + x.size
+            bar.update()
+
+            if step % log_every == 0:
+                speed = seen / (time.perf_counter() - clock)
+                run.log("train", step=step, train_loss=float(loss), lr=optimizer.lr, grad_norm=float(norm),
+                        tokens_per_s=round(speed))
+                bar.set_postfix_str(f"loss {float(loss):.3f}, {speed:,.0f} tokens/s", refresh=False)
+            if step % c.eval_every == 0 and step < c.steps:
+                val_loss = evaluate(parallel, val_ids, c.batch, c.eval_windows)
+                run.log("eval", step=step, train_loss=float(loss), val_loss=val_loss, elapsed_s=elapsed())
+                text = sample(model, tokenizer, seed=step)
+                run.add_sample(step, text)
+                bar.write(f"step {step}: validation {val_loss:.3f}   {text[:60]!r}")
+                save(val_loss)
+
+        bar.close()
+        synchronize(model.embed.weight.data)
+        seconds, trained = elapsed(), time.perf_counter() - clock
+        finished = step >= c.steps
+        val_loss = evaluate(parallel, val_ids, c.batch, None if finished else c.eval_windows)
+        if finished:
+            run.log("eval", step=step, train_loss=float(loss) if seen else math.nan, val_loss=val_loss,
+                    elapsed_s=seconds)
+            run.add_sample(step, sample(model, tokenizer, seed=step))
+        save(val_loss)
+    return Result(step, model.size(), val_loss, best, seen / max(trained, 1e-9), seconds, c.device, corpus.name,
+                  interrupted=not finished)
+
+
+def evaluate(parallel: DataParallel, ids: Array, batch: int, count: int | None = None) -> float:
+    """The mean loss over a text cut into windows, in nats: over all of it, or over `count` windows spread evenly.
+
+    Dropout is off. The same windows every time, so that losses can be compared.
+    """
+    context = parallel.model.config.context
+    whole = (len(ids) - 1) // context
+    if count is not None and count < whole:
+        starts = np.linspace(0, whole - 1, count).round().astype(np.int64) * context
+        cut = to_device(starts[:, None] + np.arange(context + 1), parallel.model.embed.weight.device)
+        pairs = ((ids[rows][:, :-1], ids[rows][:, 1:]) for rows in (cut[i:i + batch] for i in range(0, count, batch)))
+    else:
+        pairs = windows(ids, context, batch)
+    parallel.model.eval()
+    try:
+        total, seen = 0.0, 0
+        for x, y in pairs:
+            total, seen = total + parallel.loss(x, y) * x.size, seen + x.size
+    finally:
+        parallel.model.train()
+    return float(total) / seen
+
+
+def sample(model: Decoder, tokenizer: CharTokenizer, seed: int, count: int = 200) -> str:
+    """A text the model writes from a line break; drawing it leaves the training's random numbers alone."""
+    return "".join(generate_text(model, tokenizer, "", count, Sampling(temperature=0.8), seed=seed))
+
+
+def estimate(parallel: DataParallel, ids: Array, config: TrainConfig, steps: int) -> float:
+    """Seconds that many steps should take, from four tried with their gradients thrown away."""
+    times = []
+    with random_stream(np.random.default_rng(0)):
+        x, y = random_batch(ids, config.batch, parallel.model.config.context, np.random.default_rng(0))
+        for _ in range(4):
+            start = time.perf_counter()
+            parallel.backward(x, y)
+            synchronize(x)
+            times.append(time.perf_counter() - start)
+    parallel.model.zero_grad()
+    return 1.1 * min(times) * steps                                # the optimiser and evaluations come on top
+
+
+def spoken(seconds: float) -> str:
+    """A duration as one says it."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def diagnosis(model: Decoder, x: Array, y: Array, step: int, run: Run) -> str:
+    """What went wrong at a step whose loss or gradient is no number: the step is done again under watch."""
+    model.zero_grad()
+    try:
+        with find_nan():
+            model.loss(x, y).backward()
+        where = "it did not happen again when the step was repeated"
+    except NaNFound as error:
+        where = str(error)
+    kept = "the last good checkpoint is kept" if run.weights.exists() else "no checkpoint had been saved yet"
+    return (f"training diverged at step {step}: {where}. A lower --lr is the usual cure; {kept} in {run.folder}")
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C inside the block is noted and asked for between steps; a second one interrupts at once."""
+    noted = threading.Event()
+
+    def note(signum: int, frame: Any) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def progress_bar(total: int, start: int) -> Any:
+    """tqdm's bar, with the time left; without tqdm (extra `plot`) a line now and then."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return PlainProgress(total, start)
+    return tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+
+class PlainProgress:
+    """What stands in for tqdm: the same three calls, one line for each tenth of the way."""
+
+    def __init__(self, total: int, start: int):
+        self.total, self.done, self.note = total, start, ""
+
+    def update(self) -> None:
+        """One step more."""
+        self.done += 1
+        if self.done % max(1, self.total // 10) == 0:
+            self.write(f"{self.done}/{self.total} steps, {self.note}")
+
+    def set_postfix_str(self, note: str, refresh: bool = True) -> None:
+        """What to say beside the count."""
+        self.note = note
+
+    def write(self, line: str) -> None:
+        """Say a line."""
+        print(line, flush=True)
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
+def new_decoder(shape: dict[str, Any], tokenizer: CharTokenizer, seed: int) -> Decoder:
+    """A decoder for this alphabet whose first weights are drawn from the seed."""
+    manual_seed(seed)
+    return Decoder(DecoderConfig(vocab=tokenizer.size, **shape))

@@ -1,4 +1,4 @@
-"""What the demos share: two options, colours that everybody can tell apart, and saving a picture."""
+"""What the demos share: two options, colours all can tell apart, and saving a picture."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")                                # pictures go to files: no window, no display
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 # The palette of Okabe and Ito, made to be told apart by colour-blind eyes as well.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"

@@ -8,6 +8,8 @@ differentiated once more.
 """
 
 import numpy as np
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
 from picture import BLUE, GREEN, GREY, INK, ORANGE, RED, options, plt, save
 
 import tinygrad_tfm as tg
@@ -57,10 +59,10 @@ figure, ax = plt.subplots(figsize=(7, 4.2))
 ax.loglog(steps, np.abs(forward - by_hand) + 1e-17, "o-", color=RED)
 ax.loglog(steps, np.abs(central - by_hand) + 1e-17, "s-", color=BLUE)
 ax.set(xlabel="step h", ylabel="error of the derivative", ylim=(1e-17, 3),
-       title="Finite differences of x·x + x at 3: no step is right for all")
-ax.text(4e-6, 2e-4, "(f(3+h) − f(3)) / h", color=RED, ha="left")
-ax.text(1.5e-4, 2e-15, "(f(3+h) − f(3−h)) / 2h:\nonly rounding is left,\n"
-                       "because f is a parabola", color=BLUE, va="center", ha="left", fontsize=10)
+       title="Finite differences of x·x + x at 3: every step has its error")
+ax.text(6e-5, 3e-3, "(f(3+h) − f(3)) / h", color=RED, ha="right")
+ax.text(4e-7, 3e-12, "(f(3+h) − f(3−h)) / 2h,\nwith rounding errors only,\n"
+                     "as f is a parabola", color=BLUE, va="center", ha="right")
 ax.text(1.5e-14, 4e-17, "the engine: error 0", color=GREEN, va="bottom", weight="bold")
 ax.axhline(2e-17, color=GREEN)
 save(figure, chosen.out / "finite_differences.png")
@@ -73,8 +75,8 @@ save(figure, chosen.out / "finite_differences.png")
 # order in which nothing is visited before everything that leads to it: no search for such an order.
 #
 # The numbers are seen by standing at the engine's gate. A watcher is told the name of every step
-# and may look at what it gives: values on the way forward, gradients of the inputs, under a name with
-# a prime, on the way back. Steps come in the order of the nodes, so that the two can be put together.
+# and may look at what it gives: values on the way forward and, under a name with a prime, gradients
+# of the inputs on the way back. Steps come in the order of the nodes, so the two fit together.
 
 
 class Recorder:
@@ -122,8 +124,8 @@ def record(function, at):
 
 
 # %%
-# In the picture time runs upwards, so every arrow of the way back points down. What arrives at a node
-# is added up there before the node passes anything on.
+# In the picture time runs upwards, so every arrow of the way back points down. What arrives at a
+# node is added up there before the node passes anything on.
 
 def draw(ax, title, function, at):
     """Nodes in the order of their making, edges with the gradients that went along them."""
@@ -132,15 +134,16 @@ def draw(ax, title, function, at):
     arrived = {node: sum(g for _, to, g in edges if to is node) for node in nodes}
     arrived[nodes[0]] = 1.0
     for node in nodes:
-        leaf = not any(child is node for child, _, _ in edges)
-        label = f"{'x' if leaf else node.name}  {node.shape}\nvalue {values[node]:g}"
-        ax.text(0, row[node], label, ha="center", va="center", linespacing=1.5,
-                bbox=dict(boxstyle="round,pad=0.5", fc="#E8F1F8" if leaf else "white", ec=BLUE))
-        ax.text(-0.95, row[node], f"gradient\n{arrived[node]:g}", ha="right", va="center",
+        leaf, y = node is nodes[-1], row[node]
+        name = f"{len(nodes) + y}.  {'x' if leaf else node.name}  {node.shape}"
+        ax.add_patch(FancyBboxPatch((-0.8, y - 0.22), 1.6, 0.44, boxstyle="round,pad=0.08",
+                                    fc="#E3F0F9" if leaf else "white", ec=BLUE, lw=1.5))
+        ax.text(0, y, f"{name}\nvalue {values[node]:g}", ha="center", va="center", linespacing=1.4)
+        ax.text(-1.05, y, f"gradient\n{arrived[node]:g}", ha="right", va="center",
                 color=GREEN if leaf else INK, weight="bold" if leaf else "normal")
     for lane, (child, parent, g) in lanes(edges, row):
-        arc(ax, row[child] - 0.13, row[parent] + 0.13, 0.75 + 0.75 * lane, f"{g:g}")
-    ax.set(xlim=(-2.3, 3.6), ylim=(min(row.values()) - 0.55, 0.55), title=title)
+        arc(ax, row[child] - 0.1, row[parent] + 0.1, 0.8 + 0.8 * lane, f"{g:g}")
+    ax.set(xlim=(-2.3, 3.6), ylim=(-4.4, 0.4), title=title)
     ax.axis("off")
 
 
@@ -157,12 +160,11 @@ def lanes(edges, row):
 
 def arc(ax, top, bottom, reach, label):
     """An arrow from one row down to another, bulging to the right."""
-    right = 0.85
-    path = plt.matplotlib.path.Path(
-        [(right, top), (right + reach, top), (right + reach, bottom), (right, bottom)], [1, 4, 4, 4])
-    ax.add_patch(plt.matplotlib.patches.FancyArrowPatch(
-        path=path, arrowstyle="-|>", mutation_scale=14, color=ORANGE, lw=1.8))
-    ax.text(right + 0.75 * reach, (top + bottom) / 2, label, ha="center", va="center",
+    start, corners = 0.9, [(0, top), (reach, top), (reach, bottom), (0, bottom)]
+    path = Path([(start + x, y) for x, y in corners], [Path.MOVETO] + 3 * [Path.CURVE4])
+    ax.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=14, color=ORANGE,
+                                 lw=1.8))
+    ax.text(start + 0.75 * reach, (top + bottom) / 2, label, ha="center", va="center",
             bbox=dict(boxstyle="round,pad=0.15", fc="white", ec="none"))
 
 
@@ -171,12 +173,13 @@ def diamond(x):
     return (s + 1) * (s * s)
 
 
-figure, axes = plt.subplots(1, 2, figsize=(10.5, 6.2), width_ratios=(1, 1))
+figure, axes = plt.subplots(1, 2, figsize=(10.5, 6.2))
 draw(axes[0], "x·x + x at 3", f, 3.0)
 draw(axes[1], "(s + 1)·(s·s) with s = 3x, at x = 2", diamond, 2.0)
-figure.supxlabel("Newest node on top. Orange: the gradient that a step sends to each of its inputs;\n"
-                 "left of a node: their sum, complete before the walk reaches the node.",
-                 fontsize=10, color=GREY)
+axes[0].text(-2.2, -3.1, "Numbered as they were made; the walk goes from top to bottom.\n"
+             "On an arrow: the gradient that a step sends to an input.\n"
+             "Beside a node: the sum of what arrives, complete\n"
+             "before the walk gets there.", color=GREY, va="top", linespacing=1.5)
 save(figure, chosen.out / "graph.png")
 
 nodes, _, edges, visited = record(diamond, 2.0)
@@ -239,11 +242,12 @@ def derivative(function):
 points = np.linspace(-3.5, 3.5, 281)
 figure, ax = plt.subplots(figsize=(7, 4.2))
 curve = F.tanh
-for name, color, at in [("tanh", INK, (2.6, 1.1)), ("first", BLUE, (0.3, 1.1)),
-                        ("second", GREEN, (-1.0, 1.0)), ("third", RED, (0.55, -1.8))]:
+for name, color, at in [("tanh", INK, (2.6, 1.1)), ("first", BLUE, (0.2, 1.07)),
+                        ("second", GREEN, (-1.5, 0.85)), ("third", RED, (0.55, -1.8))]:
     ax.plot(points, curve(tg.Tensor(points)).numpy(), color=color)
     ax.text(*at, name, color=color, weight="bold")
     curve = derivative(curve)
 ax.axhline(0, color=GREY, lw=0.8)
-ax.set(xlabel="x", ylabel="value", ylim=(-2.3, 1.5), title="tanh and its derivatives, all by the engine")
+ax.set(xlabel="x", ylabel="value", ylim=(-2.3, 1.5),
+       title="tanh and its derivatives, all by the engine")
 save(figure, chosen.out / "derivatives.png")

@@ -31,7 +31,7 @@ def library() -> Any:
 
 def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
     """Write arrays and JSON-able metadata, all or nothing. Raises OSError, e.g. on a full disk."""
-    data = library().numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()},
+    data = library().numpy.save({name: np.asarray(a, order="C") for name, a in arrays.items()},
                                 metadata={"format": FORMAT} | {k: json.dumps(v) for k, v in metadata.items()})
     write_whole(path, data)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from . import kernels
 from .backend import Array, namespace, to_device, to_numpy
 from .tensor import Tensor
 
@@ -41,10 +42,10 @@ class Optimizer:
         self.steps += 1
         for i, p in enumerate(self.parameters):
             if p.grad is not None:
-                self.update(p, p.grad * scale, *(arrays[i] for arrays in self.state.values()))
+                self.update(p, p.grad, scale, *(arrays[i] for arrays in self.state.values()))
 
-    def update(self, p: Tensor, g: Array, *memory: Array) -> None:
-        """Move one parameter, in place."""
+    def update(self, p: Tensor, g: Array, scale: Any, *memory: Array) -> None:
+        """Move one parameter, in place, by its gradient times the scale."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,9 +71,9 @@ class SGD(Optimizer):
         fraction(momentum=momentum)
         self.momentum = momentum
 
-    def update(self, p: Tensor, g: Array, velocity: Array) -> None:
+    def update(self, p: Tensor, g: Array, scale: Any, velocity: Array) -> None:
         velocity *= self.momentum
-        velocity += g
+        velocity += g * scale
         p.data -= self.lr * velocity
 
 
@@ -92,15 +93,25 @@ class AdamW(Optimizer):
         nonnegative(eps=eps, decay=decay)
         self.betas, self.eps, self.decay, self.decays = betas, eps, decay, decays
 
-    def update(self, p: Tensor, g: Array, mean: Array, square: Array) -> None:
-        b1, b2 = self.betas
-        mean += (1 - b1) * (g - mean)
-        square += (1 - b2) * (g * g - square)
-        corrected = namespace(square).sqrt(square * (1 / (1 - b2 ** self.steps)))
-        corrected += self.eps
-        if self.decay and self.decays(p):
-            p.data *= 1 - self.lr * self.decay
-        p.data -= self.lr / (1 - b1 ** self.steps) * mean / corrected
+    def update(self, p: Tensor, g: Array, scale: Any, mean: Array, square: Array) -> None:
+        decay = self.decay if self.decays(p) else 0.0
+        run = kernels.choose(ADAMW, (p.data, g, mean, square), {}) or adamw
+        run(p.data, g, mean, square, scale=scale, lr=self.lr, betas=self.betas, eps=self.eps, decay=decay,
+            step=self.steps)
+
+
+def adamw(p: Array, g: Array, mean: Array, square: Array, *, scale: Any, lr: float, betas: tuple[float, float],
+          eps: float, decay: float, step: int) -> None:
+    """AdamW's equations for one parameter, in place; the gradient counts times `scale` and is left alone."""
+    b1, b2 = betas
+    g = g * scale
+    mean += (1 - b1) * (g - mean)
+    square += (1 - b2) * (g * g - square)
+    corrected = mean / (1 - b1 ** step) / (namespace(square).sqrt(square / (1 - b2 ** step)) + eps)
+    p -= lr * (corrected + decay * p)
+
+
+ADAMW = kernels.twins_of(adamw)
 
 
 class Adam(AdamW):
@@ -113,7 +124,8 @@ class Adam(AdamW):
 
 def global_norm(parameters: Iterable[Tensor]) -> Array:
     """√Σ g² over all gradients together, as a 0-d array: reading it on a GPU is left to the caller."""
-    squares = [(p.grad * p.grad).sum() for p in parameters if p.grad is not None]
+    flat = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
+    squares = [g @ g for g in flat]
     if not squares:
         raise ValueError("no parameter has a gradient: call backward() first")
     return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))

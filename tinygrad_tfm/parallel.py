@@ -102,7 +102,8 @@ class DataParallel:
             if len(rows):
                 model.train(self.model.training)
                 part = slice(rows[0], rows[-1] + 1)
-                stream = random_stream(np.random.default_rng(new_key()))
+                seed = new_key() if model.training else 0          # evaluating must not move the random numbers
+                stream = random_stream(np.random.default_rng(seed))
                 jobs.append(self._pool.submit(copy_context().run, _with, stream, work, model, x[part], y[part],
                                               len(rows) / len(x)))
         return [job.result() for job in jobs]

@@ -342,9 +342,11 @@ class Tensor:
                 raise ValueError(f"backward() starts from one number, this tensor has shape {self.shape}: reduce it "
                                  "with .sum() or .mean(), or pass grad=, an array of that shape")
             grad = 1.0
-        grad = as_array(grad, self.dtype)
+        if isinstance(grad, int | float):
+            grad = namespace(self.data).full(self.shape, grad, dtype=self.dtype)
+        grad = to_device(as_array(grad, self.dtype), self.device)
         if grad.shape != self.shape:
-            grad = namespace(self.data).broadcast_to(to_device(grad, self.device), self.shape)
+            raise ValueError(f"backward(grad=…) needs the shape of this tensor, {self.shape}, not {grad.shape}")
         for leaf, g in walk_back(root, Tensor(grad) if create_graph else grad, retain_graph, create_graph).items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g
 

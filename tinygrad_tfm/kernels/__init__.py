@@ -13,7 +13,7 @@ from typing import Any
 from ..backend import device_of
 from . import cpu
 
-FOLDER = __name__.replace("kernels", "ops")
+PLAIN = tuple(__name__.replace("kernels", floor) for floor in ("ops", "optim"))
 
 
 Twins = dict[str, tuple[Callable, Callable[..., bool]]]              # by device: the twin, and which calls it is for
@@ -21,7 +21,7 @@ Twins = dict[str, tuple[Callable, Callable[..., bool]]]              # by device
 
 def twins_of(rule: Callable) -> Twins:
     """The faster twins of one of this package's own rules, by device; a rule of the same name elsewhere has none."""
-    if not rule.__module__.startswith(FOLDER):
+    if not rule.__module__.startswith(PLAIN):
         return {}
     return {device: table[rule.__name__] for device, table in (("cpu", cpu.TWINS),) if rule.__name__ in table}
 

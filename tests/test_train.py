@@ -1,0 +1,177 @@
+"""Training: it learns, it resumes to the bit, it stops honestly."""
+
+import errno
+import json
+import math
+
+import numpy as np
+import pytest
+
+import tinygrad_tfm as tg
+from tinygrad_tfm import checkpoint
+from tinygrad_tfm.parallel import DataParallel, replica
+from tinygrad_tfm.runs import Run
+from tinygrad_tfm.text import CharTokenizer, Corpus, split
+from tinygrad_tfm.train import Diverged, TrainConfig, evaluate, new_decoder, train
+
+TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
+TINY = dict(context=16, layers=2, heads=2, width=16)
+
+
+def start(folder, steps=20, shape=TINY, text=TEXT, **settings):
+    """Everything `train` wants, for a run of seconds."""
+    tokenizer = CharTokenizer.from_text(text)
+    config = TrainConfig(**{"steps": steps, "batch": 8, "warmup": 5, "eval_every": 10, "workers": 1, **settings})
+    run = Run(folder)
+    run.create()
+    return new_decoder(shape, tokenizer, config.seed), tokenizer, Corpus("toy", text, "made here"), config, run
+
+
+def test_it_learns_and_leaves_its_files(tmp_path):
+    run = start(tmp_path / "run", steps=60, lr=1e-2)
+    result = train(*run, say=lambda line: None)
+    assert result.val_loss < 2.0 < math.log(run[1].size)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "checkpoint.safetensors", "resume.safetensors", "metrics.jsonl", "samples.txt"}
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert kinds[0] == "baseline" and kinds.count("train") == 60 and kinds.count("eval") == kinds.count("sample") == 6
+    assert run[-1].draw().stat().st_size > 5000
+
+
+def test_metrics_have_the_promised_fields(tmp_path):
+    run = start(tmp_path / "run")
+    train(*run, say=lambda line: None)
+    first = {kind: run[-1].history(kind)[0] for kind in ("baseline", "train", "eval", "sample")}
+    assert set(first["baseline"]) == {"kind", "uniform", "unigram", "bigram"}
+    assert set(first["train"]) == {"kind", "step", "train_loss", "lr", "grad_norm", "tokens_per_s"}
+    assert set(first["eval"]) == {"kind", "step", "train_loss", "val_loss", "elapsed_s"}
+    assert set(first["sample"]) == {"kind", "step", "text"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ten_and_ten_more_are_twenty_to_the_bit(tmp_path, workers):
+    shape = TINY | {"dropout": 0.1}
+    whole = start(tmp_path / "whole", shape=shape, workers=workers)
+    train(*whole, say=lambda line: None)
+    half = start(tmp_path / "half", shape=shape, workers=workers)
+    train(*half, stop_at=10, say=lambda line: None)
+    fresh = new_decoder(shape, half[1], seed=99)
+    train(fresh, *half[1:], resume=True, say=lambda line: None)
+    for part in ("checkpoint", "resume"):
+        a, meta_a = checkpoint.read(tmp_path / f"whole/{part}.safetensors")
+        b, meta_b = checkpoint.read(tmp_path / f"half/{part}.safetensors")
+        assert a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+        assert meta_a.get("random") == meta_b.get("random")
+    losses = [[m["train_loss"] for m in run[-1].history("train")] for run in (whole, half)]
+    assert losses[0] == losses[1] and len(losses[0]) == 20
+
+
+def test_resume_drops_the_metrics_of_steps_done_again(tmp_path):
+    run = start(tmp_path / "run")
+    train(*run, stop_at=10, say=lambda line: None)
+    run[-1].log("train", step=13, train_loss=9.9)                       # a crash came after the last save
+    train(*run, resume=True, say=lambda line: None)
+    assert [m["step"] for m in run[-1].history("train")] == list(range(1, 21))
+
+
+def test_a_nan_names_the_op_the_module_and_the_step_and_keeps_the_checkpoint(tmp_path):
+    run = start(tmp_path / "run")
+    train(*run, stop_at=10, say=lambda line: None)
+    good = (tmp_path / "run/checkpoint.safetensors").read_bytes()
+    arrays, metadata = checkpoint.read(run[-1].state)
+    arrays["model.blocks.1.attention.key.weight"][0, 0] = np.nan
+    checkpoint.write(run[-1].state, arrays, metadata)
+    with pytest.raises(Diverged, match=r"step 10: NaN in matmul.*blocks\.1\.attention\.key.*last good checkpoint"):
+        train(*run, resume=True, say=lambda line: None)
+    assert (tmp_path / "run/checkpoint.safetensors").read_bytes() == good
+
+
+def test_a_learning_rate_that_explodes_is_told(tmp_path):
+    with np.errstate(all="ignore"), pytest.raises(Diverged, match="lower --lr"):
+        train(*start(tmp_path / "run", steps=50, lr=1e30), say=lambda line: None)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    run = start(tmp_path / "run")
+    train(*run, stop_at=10, say=lambda line: None)
+    good = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(*run, resume=True, say=lambda line: None)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors*")} == good
+
+
+def test_a_directory_with_a_run_is_not_touched(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="--resume"):
+        start(tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("bad", [dict(lr=math.nan), dict(lr=-1.0), dict(steps=0), dict(batch=0), dict(beta2=1.0),
+                                 dict(decay=-0.1), dict(clip=0.0), dict(clip=math.nan), dict(warmup=-1),
+                                 dict(eval_every=0), dict(seed=-1)])
+def test_settings_that_cannot_be_are_refused_by_name(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        TrainConfig(**bad)
+
+
+def test_evaluation_over_the_whole_text_is_the_mean_over_every_next_character(tmp_path):
+    model, tokenizer, *_ = start(tmp_path / "run")
+    _, ids = split(tokenizer.encode(TEXT), TINY["context"])
+    with DataParallel(model) as parallel:
+        found = evaluate(parallel, ids, batch=7)
+    total = 0.0
+    for i in range(0, len(ids) - 1, TINY["context"]):
+        x, y = ids[i:i + TINY["context"]], ids[i + 1:i + 1 + TINY["context"]]
+        total += model.loss(x[None, :len(y)], y[None]).item() * len(y)
+    assert found == pytest.approx(total / (len(ids) - 1), rel=1e-5)
+
+
+def test_two_workers_give_the_gradients_of_one(tmp_path):
+    model, tokenizer, *_ = start(tmp_path / "run")
+    x, y = np.random.default_rng(0).integers(0, tokenizer.size, (2, 7, 16))        # 7 windows: unequal shares
+    found = []
+    for workers in (1, 2, 3):
+        with DataParallel(model, workers) as parallel:
+            loss = parallel.backward(x, y)
+        found.append([float(loss), *(p.grad.copy() for p in model.parameters())])
+        model.zero_grad()
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_a_replica_shares_weights_but_not_gradients(tmp_path):
+    model, *_ = start(tmp_path / "run")
+    twin = replica(model)
+    assert [n for n, _ in twin.named_parameters()] == [n for n, _ in model.named_parameters()]
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert a is not b and a.data is b.data and a.node is not b.node
+
+
+def test_a_gradient_accumulates_over_two_batches_as_over_one_of_both(tmp_path):
+    model, tokenizer, *_ = start(tmp_path / "run")
+    x, y = np.random.default_rng(0).integers(0, tokenizer.size, (2, 8, 16))
+    with DataParallel(model) as parallel:
+        parallel.backward(x, y)
+        whole = [p.grad for p in model.parameters()]
+        model.zero_grad()
+        for half in (slice(4), slice(4, 8)):
+            model.loss(x[half], y[half]).backward(0.5)
+    for p, g in zip(model.parameters(), whole, strict=True):
+        np.testing.assert_allclose(p.grad, g, rtol=1e-4, atol=1e-7)
+
+
+def test_twins_and_plain_rules_learn_the_same(tmp_path):
+    losses = []
+    for on in (True, False):
+        run = start(tmp_path / str(on), steps=20, shape=TINY | {"width": 32})
+        with tg.fused(on):
+            train(*run, say=lambda line: None)
+        losses.append([m["train_loss"] for m in run[-1].history("train")])
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)

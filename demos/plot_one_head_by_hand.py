@@ -10,7 +10,7 @@ scores, of the softmax and of its gradient without the division by √K.
 import math
 
 import numpy as np
-from picture import BLUE, RED, options, plt, save
+from picture import BLUE, GREY, RED, options, plt, save
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import functional as F
@@ -38,7 +38,7 @@ q, k, v = x @ w_query, x @ w_key, x @ w_value                                   
 scores = q @ k.T / math.sqrt(D)                                                        # (T, T)
 past = np.tril(np.ones((T, T), dtype=bool))
 masked = np.where(past, scores, -np.inf)
-exps = np.exp(masked - masked.max(axis=-1, keepdims=True))         # shifted, so that nothing overflows
+exps = np.exp(masked - masked.max(axis=-1, keepdims=True))            # shifted: no overflow
 pattern = exps / exps.sum(axis=-1, keepdims=True)                                      # (T, T)
 heads = pattern @ v                                                                    # (T, K)
 
@@ -102,15 +102,17 @@ figure, axes = plt.subplots(2, 2, figsize=(10, 8.2))
 extreme = math.ceil(np.abs(scores).max())
 heat(axes[0, 0], scores, "1. Scores q·kᵀ/√K", "PuOr", extreme, True, "looked at")
 heat(axes[0, 1], masked, "2. The future masked with −∞", "PuOr", extreme, True, "looked at")
-heat(axes[1, 0], pattern, "3. Softmax: every row sums to 1", "cividis_r", 1.0, True, "looked at")
+heat(axes[1, 0], np.where(past, pattern, np.nan), "3. Softmax: every row sums to 1", "Blues", 1.0,
+     True, "looked at")
 heat(axes[1, 1], heads, "4. Output: weights · values", "PuOr", math.ceil(np.abs(heads).max()),
      False, "component of the vector")
 axes[0, 1].set_facecolor("#E4E4E4")
+axes[1, 0].set_facecolor("#E4E4E4")
 axes[0, 0].set_ylabel("looks")
 axes[1, 0].set_ylabel("looks")
-for i, j in zip(*np.nonzero(pattern >= 0.1), strict=True):
-    axes[1, 0].text(j, i, f"{pattern[i, j]:.1f}", ha="center", va="center", fontsize=9,
-                    color="white" if pattern[i, j] > 0.5 else "black")
+for i, j in zip(*np.nonzero(past), strict=True):
+    axes[1, 0].text(j, i, f"{pattern[i, j]:.2f}", ha="center", va="center", fontsize=9,
+                    color="white" if pattern[i, j] > 0.55 else "black")
 save(figure, chosen.out / "one_head.png")
 
 # %%
@@ -162,7 +164,10 @@ axes[0].text(64, 1.5, "q·k/√K", color=BLUE, ha="center", weight="bold")
 axes[1].set_ylim(0, 1)
 axes[2].set_yscale("log")
 axes[2].set_ylabel("root mean square")
+axes[2].text(0.05, 0.08, "line: the middle row\nband: 10 % to 90 % of rows",
+             transform=axes[2].transAxes, color=GREY)
 save(figure, chosen.out / "why_sqrt_k.png")
 variance, largest, gradient = plain[:3, -1]
-print(f"at K = {widths[-1]}: without √K the scores have variance {variance:.0f}, the largest weight "
-      f"is {largest:.2f} and the middle row's gradient {divided[2, -1] / gradient:.0f} times smaller")
+print(f"at K = {widths[-1]}: without √K the scores have variance {variance:.0f}, the largest "
+      f"weight is {largest:.2f} and the middle row's gradient {divided[2, -1] / gradient:.0f} "
+      "times smaller")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinygrad_tfm as tg
-from tinygrad_tfm import checkpoint
+from tinygrad_tfm import checkpoint, files
 from tinygrad_tfm.parallel import DataParallel, replica
 from tinygrad_tfm.runs import Run
 from tinygrad_tfm.text import CharTokenizer, Corpus, split
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         train(*run, resume=True, say=lambda line: None)
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors*")} == good

@@ -7,13 +7,13 @@ needed to use a model is inside: its shape and alphabet stand in the metadata. N
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import write_whole
 from .models.decoder import Decoder, DecoderConfig
 from .text import CharTokenizer
 
@@ -34,20 +34,6 @@ def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -
     data = library().numpy.save({name: np.asarray(a, order="C") for name, a in arrays.items()},
                                 metadata={"format": FORMAT} | {k: json.dumps(v) for k, v in metadata.items()})
     write_whole(path, data)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Put a file in place in one move: readers see the old one or the new one. Raises OSError, leaving the old one."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

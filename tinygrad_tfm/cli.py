@@ -18,7 +18,7 @@ from .backend import resolve_device
 from .generate import Sampling, generate_text
 from .models.decoder import DecoderConfig
 from .runs import Run
-from .text import CORPORA, CharTokenizer, corpus, split, text_file
+from .text import CORPORA, CharTokenizer, any_corpus, corpus, split, text_file
 from .train import PRESETS, Diverged, TrainConfig, new_decoder, train
 
 SHAPE = ("context", "layers", "heads", "width", "dropout")          # options that a preset fills if they are not given
@@ -79,7 +79,7 @@ def fresh(options: argparse.Namespace) -> tuple:
     settings |= {k: given[k] for k in SETTINGS if k in given}
     config = TrainConfig(**settings, device=resolve_device(options.device))
     DecoderConfig(vocab=1, **shape)
-    text = text_file(options.text) if options.text else corpus(options.corpus)
+    text = text_file(options.text) if options.text else corpus(options.corpus) if options.corpus else any_corpus(warn)
     tokenizer = CharTokenizer.from_text(text.text)
     split(tokenizer.encode(text.text), shape["context"])
     model = new_decoder(shape, tokenizer, config.seed)
@@ -92,7 +92,7 @@ def resumed(options: argparse.Namespace) -> tuple:
     """The same of a run that was stopped, its settings as they were."""
     if not options.out:
         raise ValueError("--resume needs --out: the directory of the run to continue")
-    given = [f"--{k}" for k in (*SHAPE, *SETTINGS, "text", "preset") if getattr(options, k) is not None
+    given = [f"--{k}" for k in (*SHAPE, *SETTINGS, "text", "corpus", "preset") if getattr(options, k) is not None
              and k not in ("steps", "preset", "workers") or k == "preset" and options.preset != "lecture"]
     if given:
         raise ValueError(f"{', '.join(given)} cannot be changed with --resume: the run goes on with the settings it "
@@ -107,10 +107,15 @@ def resumed(options: argparse.Namespace) -> tuple:
     config = TrainConfig(**settings)
     resolve_device(config.device)
     tokenizer = CharTokenizer(progress["characters"])
-    if CharTokenizer.from_text(text.text).characters != tokenizer.characters or text.name != was["corpus"]:
+    if text.digest != was["digest"]:
         raise ValueError(f"this run was trained on {was['corpus']} ({was['source']}), which is not what is there now")
     shape = {k: v for k, v in progress["config"].items() if k != "vocab"}
     return new_decoder(shape, tokenizer, config.seed), tokenizer, text, config, run
+
+
+def warn(line: str) -> None:
+    """Say something that must not be overlooked."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def unused_folder(preset: str) -> Path:
@@ -162,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
                 "python -m tinygrad_tfm train --preset lecture --corpus tinyshakespeare --out runs/first")
     t.add_argument("--preset", choices=PRESETS, default="lecture", help="shape and settings to start from (lecture)")
     source = t.add_mutually_exclusive_group()
-    source.add_argument("--corpus", default="tinyshakespeare", help=f"one of {', '.join(CORPORA)} (tinyshakespeare)")
+    source.add_argument("--corpus", help=f"one of {', '.join(CORPORA)} (tinyshakespeare)")
     source.add_argument("--text", metavar="FILE", help="a text file of your own, UTF-8")
     t.add_argument("--out", metavar="DIR", help="run directory (runs/PRESET, numbered)")
     t.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was saved")

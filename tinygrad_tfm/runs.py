@@ -17,6 +17,7 @@ import numpy as np
 
 from . import checkpoint
 from .backend import rng
+from .files import write_whole
 from .models.decoder import Decoder
 from .optim import Optimizer
 from .text import CharTokenizer
@@ -63,7 +64,7 @@ class Run:
         """Drop the metrics of steps that will be done again."""
         lines = [line for line in self._lines() if line.get("step", 0) <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        checkpoint.write_whole(self.metrics, text.encode())
+        write_whole(self.metrics, text.encode())
 
     def add_sample(self, step: int, text: str) -> None:
         """Keep a text the model wrote."""

@@ -54,7 +54,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive("training", steps=self.steps, batch=self.batch, eval_every=self.eval_every,
-                 eval_windows=self.eval_windows, workers=self.workers or 1)
+                 eval_windows=self.eval_windows, workers=1 if self.workers is None else self.workers)
         nonnegative(lr=self.lr, lr_floor=self.lr_floor, warmup=self.warmup, decay=self.decay, seed=self.seed)
         fraction(beta2=self.beta2)
         if not self.clip > 0:
@@ -107,7 +107,8 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
     train_ids, val_ids = to_device(train_ids, c.device), to_device(val_ids, c.device)
     optimizer = AdamW(model.parameters(), c.lr, betas=(0.9, c.beta2), decay=c.decay)
     workers = c.workers or suggested_workers(c.batch, model.config.context, c.device)
-    provenance = {"corpus": corpus.name, "source": corpus.source, "train": asdict(replace(c, workers=workers))}
+    provenance = {"corpus": corpus.name, "source": corpus.source, "digest": corpus.digest,
+                  "train": asdict(replace(c, workers=workers))}
     start, best, before = 0, math.inf, 0.0
     if resume:
         progress = run.load_progress()

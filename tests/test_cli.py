@@ -103,7 +103,8 @@ def test_a_text_that_cannot_be_trained_on(content, word, tmp_path, capsys):
     (["--heads", "3"], "not divisible by 3 heads"), (["--context", "0"], "context"), (["--layers", "-1"], "layers"),
     (["--lr", "nan"], "lr"), (["--lr", "-1"], "lr"), (["--lr", "inf"], "lr"), (["--steps", "0"], "steps"),
     (["--batch", "0"], "batch"), (["--dropout", "nan"], "dropout"), (["--dropout", "1"], "dropout"),
-    (["--device", "cuda"], "CuPy"), (["--device", "tpu"], "tpu"), (["--seed", "-4"], "seed"), (["--workers", "0"], "workers")])
+    (["--device", "cuda"], "CuPy"), (["--device", "tpu"], "tpu"), (["--seed", "-4"], "seed"),
+    (["--workers", "0"], "workers")])
 def test_options_that_cannot_be(options, word, text, tmp_path, capsys):
     line = refused(capsys, "train", "--text", str(text), "--out", str(tmp_path / "run"), *options)
     assert word in line and not (tmp_path / "run").exists()

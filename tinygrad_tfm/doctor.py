@@ -26,7 +26,7 @@ def run(options: Any) -> tuple[int, dict[str, Any]]:
           f"NumPy {report['numpy']} with {report['blas']}")
     print(f"training would use {suggested_workers(64, 64, 'cpu')} threads on the CPU")
     for name, found in report["packages"].items():
-        print(f"  {name:<14}{found or 'missing':<12}" + ("" if found else f"pip install 'tinygrad_tfm[{EXTRAS[name]}]'"))
+        print(f"  {name:<14}" + (found or f"missing; pip install 'tinygrad_tfm[{EXTRAS[name]}]'"))
     if len(report["cupy"]) > 1:
         print("several CuPy packages are installed and will disturb each other; keep one: "
               f"{sys.executable} -m pip uninstall {' '.join(report['cupy'][1:])}")

@@ -7,7 +7,7 @@ without, the window is the same, and so are the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ def window_start(count: int, context: int) -> int:
     return max(0, -(-(count - context) // half) * half)
 
 
-def generate(model: Decoder, ids: Sequence[int], count: int, sampling: Sampling | None = None,
+def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling | None = None,
              rng: np.random.Generator | None = None, cached: bool = True) -> Iterator[int]:
     """Yield `count` tokens that continue `ids`, as they are made. The same `rng` seed gives the same tokens.
 

@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +48,16 @@ class CharTokenizer:
         return cls("".join(sorted(set(text))))
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a text, (T,) int64. Raises ValueError, naming them, for characters that are not in the alphabet."""
+        """The ids of a text, (T,) int64. Raises ValueError, naming them, for characters outside the alphabet."""
         codes = code_points(text)
         place = np.minimum(np.searchsorted(self._sorted, codes), self.size - 1)
         unseen = self._sorted[place] != codes
         if unseen.any():
             names = ", ".join(repr(chr(c)) for c in dict.fromkeys(codes[unseen].tolist()))
-            raise ValueError(f"the model was not trained on {names}; it knows {''.join(self.characters)!r}")
+            raise ValueError(f"the model was not trained on {names}; it knows {self.characters!r}")
         return self._order[place]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids."""
         return "".join(self.characters[i] for i in ids)
 

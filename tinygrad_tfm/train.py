@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -185,6 +186,7 @@ def evaluate(parallel: DataParallel, ids: Array, batch: int, count: int | None =
     """
     context = parallel.model.config.context
     whole = (len(ids) - 1) // context
+    pairs: Iterable[tuple[Array, Array]]
     if count is not None and count < whole:
         starts = np.linspace(0, whole - 1, count).round().astype(np.int64) * context
         cut = to_device(starts[:, None] + np.arange(context + 1), parallel.model.embed.weight.device)
@@ -260,7 +262,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def progress_bar(total: int, start: int) -> Any:
-    """tqdm's bar, with the time left; without tqdm (extra `plot`) a line now and then."""
+    """tqdm's bar, with the time left; into a file, and without tqdm (extra `plot`), a line now and then."""
+    if not sys.stderr.isatty():
+        return PlainProgress(total, start)
     try:
         from tqdm import tqdm
     except ImportError:
@@ -269,16 +273,17 @@ def progress_bar(total: int, start: int) -> Any:
 
 
 class PlainProgress:
-    """What stands in for tqdm: the same three calls, one line for each tenth of the way."""
+    """What stands in for tqdm: the same four calls, one line for each tenth of the way."""
 
     def __init__(self, total: int, start: int):
-        self.total, self.done, self.note = total, start, ""
+        self.total, self.start, self.done, self.note, self.began = total, start, start, "", time.perf_counter()
 
     def update(self) -> None:
         """One step more."""
         self.done += 1
         if self.done % max(1, self.total // 10) == 0:
-            self.write(f"{self.done}/{self.total} steps, {self.note}")
+            left = (time.perf_counter() - self.began) / (self.done - self.start) * (self.total - self.done)
+            self.write(f"{self.done}/{self.total} steps, {self.note}, {spoken(left)} left")
 
     def set_postfix_str(self, note: str, refresh: bool = True) -> None:
         """What to say beside the count."""

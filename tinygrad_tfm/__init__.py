@@ -10,7 +10,7 @@ F feed-forward width, V vocabulary. Read the source in the order of its floors: 
 `functional`, `nn/`, `models/decoder`; docs/reading-order.md is the tour. (Not part of tinygrad.)
 """
 
-from . import functional, models, nn, optim, tensor, watch
+from . import functional, models, nn, optim, tensor, testing, watch
 from .backend import manual_seed
 from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
 

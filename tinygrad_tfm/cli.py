@@ -23,6 +23,7 @@ from .train import PRESETS, Diverged, TrainConfig, new_decoder, train
 
 SHAPE = ("context", "layers", "heads", "width", "dropout")          # options that a preset fills if they are not given
 SETTINGS = ("steps", "batch", "lr", "seed", "workers")
+MAY_CHANGE = ("steps", "workers", "device")                         # when a run is resumed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,17 +74,17 @@ def run_train(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 def fresh(options: argparse.Namespace) -> tuple:
     """Model, tokenizer, text, settings and directory of a new run; everything is checked before a file is made."""
-    shape, settings = (dict(part) for part in PRESETS[options.preset])
+    shape, settings = (dict(part) for part in PRESETS[options.preset or "lecture"])
     given = {k: v for k, v in vars(options).items() if v is not None}
     shape |= {k: given[k] for k in SHAPE if k in given}
     settings |= {k: given[k] for k in SETTINGS if k in given}
-    config = TrainConfig(**settings, device=resolve_device(options.device))
+    config = TrainConfig(**settings, device=resolve_device(options.device or "cpu"))
     DecoderConfig(vocab=1, **shape)
     text = text_file(options.text) if options.text else corpus(options.corpus) if options.corpus else any_corpus(warn)
     tokenizer = CharTokenizer.from_text(text.text)
     split(tokenizer.encode(text.text), shape["context"])
     model = new_decoder(shape, tokenizer, config.seed)
-    run = Run(options.out or unused_folder(options.preset))
+    run = Run(options.out or unused_folder(options.preset or "lecture"))
     run.create()
     return model, tokenizer, text, config, run
 
@@ -92,20 +93,19 @@ def resumed(options: argparse.Namespace) -> tuple:
     """The same of a run that was stopped, its settings as they were."""
     if not options.out:
         raise ValueError("--resume needs --out: the directory of the run to continue")
-    given = [f"--{k}" for k in (*SHAPE, *SETTINGS, "text", "corpus", "preset") if getattr(options, k) is not None
-             and k not in ("steps", "preset", "workers") or k == "preset" and options.preset != "lecture"]
+    fixed = {*SHAPE, *SETTINGS, "text", "corpus", "preset"} - {*MAY_CHANGE}
+    given = [f"--{k}" for k in sorted(fixed) if getattr(options, k) is not None]
     if given:
         raise ValueError(f"{', '.join(given)} cannot be changed with --resume: the run goes on with the settings it "
-                         "was started with (only --steps and --workers may be given)")
+                         f"was started with (only {', '.join('--' + k for k in MAY_CHANGE)} may be given)")
     run = Run(options.out)
     progress = run.load_progress()
     was = progress["provenance"]
     text = text_file(was["source"]) if was["corpus"] == "file" else corpus(was["corpus"])
     known = {f.name for f in fields(TrainConfig)}
     settings = {k: v for k, v in was["train"].items() if k in known}
-    settings |= {k: getattr(options, k) for k in ("steps", "workers") if getattr(options, k) is not None}
-    config = TrainConfig(**settings)
-    resolve_device(config.device)
+    settings |= {k: getattr(options, k) for k in MAY_CHANGE if getattr(options, k) is not None}
+    config = TrainConfig(**settings | {"device": resolve_device(settings["device"])})
     tokenizer = CharTokenizer(progress["characters"])
     if text.digest != was["digest"]:
         raise ValueError(f"this run was trained on {was['corpus']} ({was['source']}), which is not what is there now")
@@ -165,14 +165,14 @@ def parser() -> argparse.ArgumentParser:
 
     t = command("train", run_train, "train a character-level decoder on a text",
                 "python -m tinygrad_tfm train --preset lecture --corpus tinyshakespeare --out runs/first")
-    t.add_argument("--preset", choices=PRESETS, default="lecture", help="shape and settings to start from (lecture)")
+    t.add_argument("--preset", choices=PRESETS, help="shape and settings to start from (lecture)")
     source = t.add_mutually_exclusive_group()
     source.add_argument("--corpus", help=f"one of {', '.join(CORPORA)} (tinyshakespeare)")
     source.add_argument("--text", metavar="FILE", help="a text file of your own, UTF-8")
     t.add_argument("--out", metavar="DIR", help="run directory (runs/PRESET, numbered)")
     t.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was saved")
     t.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop there, as Ctrl-C would")
-    t.add_argument("--device", default="cpu", help="cpu, cuda or auto (cpu)")
+    t.add_argument("--device", help="cpu, cuda or auto (cpu)")
     for name, kind, about in (("steps", int, "training steps"), ("batch", int, "windows per step"),
                               ("context", int, "characters the model sees at once"), ("layers", int, "blocks"),
                               ("heads", int, "attention heads per block"), ("width", int, "numbers per position"),

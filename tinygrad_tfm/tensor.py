@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import partial, update_wrapper
 from itertools import count
 from operator import attrgetter
 from typing import Any
@@ -104,10 +104,9 @@ def lift(rule: Callable) -> Callable:
     Inputs come by position. Settings come by keyword, or by position after the inputs. The rule's name labels graph
     nodes, timers and errors.
     """
-    parameters = inspect.signature(rule).parameters.values()
-    many = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    arity = 10**9 if many else sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    code = rule.__code__
+    names = code.co_varnames[code.co_argcount:code.co_argcount + code.co_kwonlyargcount]
+    arity = 10**9 if code.co_flags & inspect.CO_VARARGS else code.co_argcount
     plain, twins = rule, kernels.twins_of(rule)
 
     def op(*inputs, **settings):
@@ -132,10 +131,8 @@ def lift(rule: Callable) -> Callable:
             parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
         return made(value, plain, parents, back, inputs, settings)
 
-    op.__name__ = op.__qualname__ = rule.__name__
-    op.__doc__, op.__module__ = rule.__doc__, rule.__module__
-    op.__dict__.update(rule=rule, __signature__=inspect.signature(rule))
-    return op
+    op.rule = rule                                                 # type: ignore[attr-defined]
+    return update_wrapper(op, rule)
 
 
 def made(value: Array, rule: Callable, parents: tuple, back: Any, inputs: Sequence, settings: dict) -> Tensor:

@@ -131,6 +131,13 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
         def elapsed() -> float:
             return before + time.perf_counter() - clock
 
+        def validate(count: int | None) -> float:
+            val_loss = evaluate(parallel, val_ids, c.batch, count)
+            if not math.isfinite(val_loss):                        # since the last loss that was looked at
+                T = model.config.context
+                raise Diverged(diagnosis(model, val_ids[None, :T], val_ids[None, 1:T + 1], step, run))
+            return val_loss
+
         def save(val_loss: float) -> None:
             nonlocal best
             if val_loss < best:
@@ -152,13 +159,14 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             step, seen = step + 1, seen + x.size
             bar.update()
 
-            if step % log_every == 0:
+            if step % log_every == 0 or step == c.steps:
+                train_loss, grad_norm = float(loss), float(norm)   # read first: until then a GPU is still at it
                 speed = seen / (time.perf_counter() - clock)
-                run.log("train", step=step, train_loss=float(loss), lr=optimizer.lr, grad_norm=float(norm),
+                run.log("train", step=step, train_loss=train_loss, lr=optimizer.lr, grad_norm=grad_norm,
                         tokens_per_s=round(speed))
-                bar.set_postfix_str(f"loss {float(loss):.3f}, {speed:,.0f} tokens/s", refresh=False)
+                bar.set_postfix_str(f"loss {train_loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             if step % c.eval_every == 0 and step < c.steps:
-                val_loss = evaluate(parallel, val_ids, c.batch, c.eval_windows)
+                val_loss = validate(c.eval_windows)
                 run.log("eval", step=step, train_loss=float(loss), val_loss=val_loss, elapsed_s=elapsed())
                 text = sample(model, tokenizer, seed=step)
                 run.add_sample(step, text)
@@ -169,7 +177,7 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
         synchronize(model.embed.weight.data)
         seconds, trained = elapsed(), time.perf_counter() - clock
         finished = step >= c.steps
-        val_loss = evaluate(parallel, val_ids, c.batch, None if finished else c.eval_windows)
+        val_loss = validate(None if finished else c.eval_windows)
         if finished:
             run.log("eval", step=step, train_loss=float(loss) if seen else math.nan, val_loss=val_loss,
                     elapsed_s=seconds)

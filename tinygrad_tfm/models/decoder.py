@@ -53,7 +53,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         positive("DecoderConfig", vocab=self.vocab, context=self.context, layers=self.layers, heads=self.heads,
-                 width=self.width, hidden=self.hidden or 4 * self.width)
+                 width=self.width, hidden=1 if self.hidden is None else self.hidden)
         probability("DecoderConfig", self.dropout)
         if self.width % self.heads:
             raise ValueError(f"DecoderConfig: width {self.width} is not divisible by {self.heads} heads")

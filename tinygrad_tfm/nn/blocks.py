@@ -24,8 +24,9 @@ class FeedForward(Module):
 
     def __init__(self, width: int, hidden: int | None = None, activation: Callable[[Tensor], Tensor] = F.gelu,
                  bias: bool = True, dropout: float = 0.0):
-        self.up = Linear(width, hidden or 4 * width, bias)
-        self.down = Linear(hidden or 4 * width, width, bias)
+        hidden = 4 * width if hidden is None else hidden
+        self.up = Linear(width, hidden, bias)
+        self.down = Linear(hidden, width, bias)
         self.activation = activation
         self.dropout = Dropout(dropout)
 

@@ -21,9 +21,12 @@ plt.rcParams.update({
 
 
 def options(script: str, doc: str) -> argparse.Namespace:
-    """`--quick` and `--out` of a demo, by default a folder of its own under runs/demos."""
+    """`--quick` and `--out` of a demo, by default a folder of its own under runs/demos.
+
+    A gallery that runs the demos hands over an empty docstring.
+    """
     name = Path(script).stem.removeprefix("plot_")
-    parser = argparse.ArgumentParser(description=doc.strip().splitlines()[0])
+    parser = argparse.ArgumentParser(description=doc.strip().partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--out", type=Path, default=Path("runs/demos", name), metavar="DIR",
                         help="folder of the pictures (%(default)s)")

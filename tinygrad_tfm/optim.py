@@ -9,25 +9,30 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from . import kernels
 from .backend import Array, namespace, to_device, to_numpy
-from .tensor import Tensor
+from .tensor import Tensor, _fused
 
 
 class Optimizer:
     """Parameters and, for each, the arrays an optimiser remembers. Subclasses say how one parameter moves.
 
     `lr` is read at every step, so a schedule just sets it. Raises ValueError if there is nothing to train (an
-    optimiser over frozen weights would do nothing, silently) or a setting is out of range.
+    optimiser over frozen weights would do nothing, silently), a weight is given twice, or a setting is out of range.
     """
 
     memory: Sequence[str] = ()                                      # names of the arrays kept for each parameter
 
     def __init__(self, parameters: Iterable[Tensor], lr: float):
         self.parameters = list(parameters)
-        if not self.parameters or not all(p.requires_grad for p in self.parameters):
-            raise ValueError("an optimiser needs parameters with requires_grad=True, "
-                             + ("none were given" if not self.parameters else "some of these are frozen"))
+        wrong = ("none were given" if not self.parameters else
+                 "some of these are frozen" if not all(p.requires_grad for p in self.parameters) else
+                 "some of these are values computed from others" if any(p.node and p.node.back for p in self.parameters)
+                 else "one is given twice" if len({id(p) for p in self.parameters}) < len(self.parameters) else "")
+        if wrong:
+            raise ValueError(f"an optimiser needs parameters with requires_grad=True, each once; {wrong}")
         nonnegative(lr=lr)
         self.lr, self.steps = lr, 0
         self.state = {name: [namespace(p.data).zeros_like(p.data) for p in self.parameters] for name in self.memory}
@@ -54,7 +59,10 @@ class Optimizer:
                                         for i, a in enumerate(arrays)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave. Raises ValueError, changing nothing, if it is not this optimiser's."""
+        mine = {f"{name}.{i}": a.shape for name, arrays in self.state.items() for i, a in enumerate(arrays)}
+        if mine | {"steps": ()} != {name: np.shape(a) for name, a in state.items()}:
+            raise ValueError("this is the state of another optimiser: it remembers other arrays")
         self.steps = int(state["steps"])
         for name, arrays in self.state.items():
             for i, a in enumerate(arrays):
@@ -95,9 +103,9 @@ class AdamW(Optimizer):
 
     def update(self, p: Tensor, g: Array, scale: Any, mean: Array, square: Array) -> None:
         decay = self.decay if self.decays(p) else 0.0
-        run = kernels.choose(ADAMW, (p.data, g, mean, square), {}) or adamw
-        run(p.data, g, mean, square, scale=scale, lr=self.lr, betas=self.betas, eps=self.eps, decay=decay,
-            step=self.steps)
+        twin = kernels.choose(ADAMW, (p.data, g, mean, square), {}) if _fused.get() else None
+        (twin or adamw)(p.data, g, mean, square, scale=scale, lr=self.lr, betas=self.betas, eps=self.eps,
+                        decay=decay, step=self.steps)
 
 
 def adamw(p: Array, g: Array, mean: Array, square: Array, *, scale: Any, lr: float, betas: tuple[float, float],

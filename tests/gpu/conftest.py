@@ -1,4 +1,4 @@
-"""The GPU for the tests in this folder. With TINYGRAD_TFM_GPU=stand-in they run on the stand-in: a test of the tests."""
+"""The GPU for the tests in this folder; with TINYGRAD_TFM_GPU=stand-in the stand-in, which tests the tests."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import standin  # noqa: E402
+import standin
 
-from tinygrad_tfm.backend import cuda  # noqa: E402
+from tinygrad_tfm.backend import cuda
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,14 +21,14 @@ def test_the_doctor_finds_it_well():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("row", checks.ROWS)
-def test_a_rule_gives_the_hosts_numbers(row, dtype):
-    checks.rule_gives_the_hosts_numbers(row, dtype)
+@pytest.mark.parametrize("name", checks.RULES)
+def test_a_rule_gives_the_hosts_numbers(name, dtype):
+    checks.rule_gives_the_hosts_numbers(name, dtype)
 
 
-@pytest.mark.parametrize("row", checks.ROWS)
-def test_a_rule_gives_the_hosts_second_derivatives(row):
-    checks.rule_gives_the_hosts_second_derivatives(row)
+@pytest.mark.parametrize("name", [name for name in checks.RULES if name not in checks.BROKEN_TWICE])
+def test_a_rule_gives_the_hosts_second_derivatives(name):
+    checks.rule_gives_the_hosts_second_derivatives(name)
 
 
 @pytest.mark.parametrize("name", checks.COMPOSED)

@@ -54,8 +54,9 @@ class Attention(Module):
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0):
         positive("Attention", width=width, heads=heads)
         if width % heads:
+            near = sorted({width // heads * heads, (width // heads + 1) * heads} - {0})
             raise ValueError(f"Attention: width {width} is not divisible by {heads} heads; "
-                             f"{width // heads * heads or heads} or {(width // heads + 1) * heads} would be")
+                             f"{' or '.join(map(str, near))} would be")
         self.heads, self.dropout = heads, probability("Attention", dropout)
         self.query = Linear(width, width, bias)
         self.key = Linear(width, width, bias)

@@ -147,7 +147,7 @@ def binary_cross_entropy(logits, *, targets: Any):
     """y = mean −[t·ln σ(x) + (1 − t)·ln(1 − σ(x))] of logits x.   gx = (σ(x) − t)/n     (...), (...) → ()"""
     if logits.shape != targets.shape:
         raise ValueError(f"logits {logits.shape} and targets {targets.shape} must have one shape")
-    n = math.prod(logits.shape)
+    n, targets = math.prod(logits.shape), targets.astype(logits.dtype)
     each = use(relu, logits) - logits * targets + use(log1p, namespace(logits).exp(-use(absolute, logits)))
     return each.mean(), lambda g: (use(sigmoid, logits) - targets) * (g / n)
 

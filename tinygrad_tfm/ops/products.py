@@ -32,8 +32,9 @@ def _with_vectors(a, b):
 
 def outer(a, b):
     """yᵢⱼ = aᵢ·bⱼ.   ga = g·b, gb = gᵀ·a     (n,), (m,) → (n, m)"""
-    return a.reshape(-1, 1) * b.reshape(1, -1), (lambda g: (g @ b.reshape(-1)).reshape(a.shape),
-                                                 lambda g: (a.reshape(-1) @ g).reshape(b.shape))
+    of_a, of_b = a.shape, b.shape
+    return a.reshape(-1, 1) * b.reshape(1, -1), (lambda g: (g @ b.reshape(-1)).reshape(of_a),
+                                                 lambda g: (a.reshape(-1) @ g).reshape(of_b))
 
 
 def einsum(*xs, subscripts: str, optimize: bool = True):
@@ -44,16 +45,17 @@ def einsum(*xs, subscripts: str, optimize: bool = True):
     """
     letters, out = parse(subscripts, [x.ndim for x in xs])
     y = namespace(*xs).einsum(",".join(letters) + "->" + out, *xs, optimize=optimize)
+    sizes = {c: n for x, term in zip(xs, letters) for c, n in zip(term, x.shape) if n != 1}
 
     def back_to(i):
         others = [x for j, x in enumerate(xs) if j != i]
         terms = [out, *(t for j, t in enumerate(letters) if j != i)]
         known = "".join(c for c in letters[i] if any(c in t for t in terms))
-        shape = xs[i].shape
-        narrow = tuple(n if c in known else 1 for c, n in zip(letters[i], shape))
+        wide = tuple(sizes.get(c, 1) for c in letters[i])
+        narrow = tuple(n if c in known else 1 for c, n in zip(letters[i], wide))
         def back(g):
             gx = namespace(g).einsum(",".join(terms) + "->" + known, g, *others, optimize=optimize)
-            return namespace(g).broadcast_to(gx.reshape(narrow), shape)   # a letter only this input has: summed alone
+            return namespace(g).broadcast_to(gx.reshape(narrow), wide)   # a letter only this input has: summed alone
         return back
     return y, tuple(back_to(i) for i in range(len(xs)))
 

@@ -1,0 +1,106 @@
+"""The demos: each runs from anywhere, in seconds with --quick, without a network, and says and draws what it found."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMOS = sorted((Path(__file__).parent.parent / "demos").glob("plot_*.py"))
+
+# By demo: the pictures it leaves, and what it must print. No number here is the library's own: they are calculus,
+# the README of micrograd, the figures of a lecture, and what holds for any trained model.
+PROMISED = {
+    "autograd_tour": (["derivatives", "finite_differences", "graph"],
+                      [r"by the engine: +f'\(3\) = 7\n", "24.7041.*138.8338.*645.5773", r"f''\(3\) = 2\n",
+                       r"10 doublings: 2,047 visits path by path, 11 newest first"]),
+    "decoder_from_parts": (["loss"], [r"uniform +\d\.\d+", r"bigram +\d\.\d+", r"decoder +\d\.\d+", r"\nThe .{50}"]),
+    "one_head_by_hand": (["one_head", "why_sqrt_k"],
+                         [r"gradient of v +differs from ours by at most (0|\d\.\de-1[4-9])",
+                          "nn.Attention with one head gives the same output", r"variance 2\d\d"]),
+    "worked_attention": (["worked_attention"],
+                         ["weights +lecture +0.16 +0.23 +0.15 +0.14 +0.16 +0.16",
+                          r"exact +0.1637 +0.2277 +0.1481 +0.1409 +0.1637 +0.1557",
+                          r"exact +0.2213 +0.1333 +0.2334 +0.5756", r"exact \[0.505, 0.083, 0.038, 0.374\]"]),
+    "your_own_op": (["learnt_slope", "swish"],
+                    ["are right", "forgetful gives a wrong gradient for input x", r"\[0.25, 0.5, 1.0, 2.0\]",
+                     r"\nswish' +200 ", r"loss \d\.\d+ → 0\.\d+, slope"]),
+}
+
+
+def run(demo, folder, *options):
+    """The demo in a process and a working directory of its own; bad arithmetic and bad layouts are errors."""
+    strict = [word for kind in ("RuntimeWarning", "UserWarning") for word in ("-W", f"error::{kind}")]
+    done = subprocess.run([sys.executable, *strict, str(demo), "--out", "pictures", *options], cwd=folder,
+                          env=os.environ | {"TINYGRAD_TFM_DATA": os.environ.get("TINYGRAD_TFM_DATA", str(folder))},
+                          capture_output=True, text=True, encoding="utf-8", timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def name_of(demo):
+    return demo.stem.removeprefix("plot_")
+
+
+def test_every_demo_has_its_promise_here():
+    assert {name_of(demo) for demo in DEMOS} == PROMISED.keys()
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=name_of)
+def test_a_quick_run_says_and_draws_what_it_promises(demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYGRAD_TFM_DATA", str(tmp_path))          # nothing is there, and nothing may be needed
+    printed = run(demo, tmp_path, "--quick")
+    pictures, results = PROMISED[name_of(demo)]
+    for result in results:
+        assert re.search(result, printed), f"no {result!r} in:\n{printed}"
+    check_pictures(tmp_path / "pictures", pictures)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def check_pictures(folder, names):
+    """These pictures and no others are there; each is large enough to read and has something drawn on it."""
+    from matplotlib.image import imread
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.png" for name in names]
+    for path in folder.iterdir():
+        image = imread(path)[..., :3]
+        assert min(image.shape[:2]) >= 500 and (image != image[0, 0]).any(axis=-1).mean() > 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("demo", DEMOS, ids=name_of)
+def test_a_full_run_holds_what_it_says(demo, tmp_path):
+    printed = run(demo, tmp_path)
+    check_pictures(tmp_path / "pictures", PROMISED[name_of(demo)][0])
+    if name_of(demo) == "decoder_from_parts":
+        losses = dict(re.findall(r"^(\w+) +(\d\.\d+) nats", printed, re.MULTILINE))
+        assert float(losses["decoder"]) < float(losses["bigram"]) - 0.5
+        assert "tinyshakespeare" in printed and "\nROMEO:\n" in printed
+    if name_of(demo) == "your_own_op":
+        assert float(re.search(r"→ (\d\.\d+), slope", printed)[1]) < 0.02
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=name_of)
+def test_a_gallery_can_show_it(demo):
+    source = demo.read_text(encoding="utf-8")
+    title, underline, blank, *about = ast.get_docstring(ast.parse(source), clean=False).removeprefix("\n").split("\n")
+    assert source.startswith('"""\n') and set(underline) == {"="} and len(underline) == len(title) and not blank
+    assert len(" ".join(about)) > 80
+    cells = source.split("\n# %%\n")[1:]
+    assert len(cells) >= 3 and all(cell.startswith("# ") for cell in cells)           # every cell begins with words
+    headings = re.findall(r"^# (.+)\n# (-+)\n", source, re.MULTILINE)
+    assert len(headings) >= 3 and all(len(heading) == len(line) for heading, line in headings)
+
+
+def test_without_a_docstring_too_the_options_are_understood(tmp_path, monkeypatch):
+    """A gallery takes the docstring away before it runs a demo."""
+    monkeypatch.syspath_prepend(DEMOS[0].parent)
+    import matplotlib
+    with matplotlib.rc_context():
+        import picture
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["plot_x.py"])
+        chosen = picture.options("somewhere/plot_x.py", "")
+    assert not chosen.quick and (tmp_path / chosen.out).is_dir() and chosen.out == Path("runs/demos/x")

@@ -1,0 +1,173 @@
+"""Twins: for every pair, the numbers of the plain rule, where the twin says it fits and nowhere else."""
+
+import math
+
+import numpy as np
+import pytest
+from cases import some
+
+import tinygrad_tfm as tg
+from tinygrad_tfm import kernels, ops, optim
+from tinygrad_tfm.kernels import cpu
+from tinygrad_tfm.tensor import lift, pull, unbroadcast
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return (np.random.default_rng([seed, *shape]).standard_normal(shape) * scale).astype(np.float32)
+
+
+def heads(T, S, K=8, B=2, H=2, V=None):
+    return normal(B, H, T, K), normal(B, H, S, K, seed=1), normal(B, H, S, V or K, seed=2)
+
+
+def scattered(x):
+    """The same numbers as every second of a larger array, in Fortran's order."""
+    view = np.empty([2 * n for n in x.shape[::-1]], x.dtype).T[tuple(slice(None, None, 2) for _ in x.shape)]
+    view[...] = x
+    return view
+
+
+BLOCK = cpu.BLOCK
+GAIN, BIAS = normal(24, seed=3) + 1, normal(24, seed=4)
+ADAMW = dict(scale=0.7, lr=1e-2, betas=(0.9, 0.95), eps=1e-8, decay=0.1)
+FITS = {                                               # by twin: calls that are for it, as (inputs, settings)
+    "gelu": [((normal(*shape, scale=3),), {}) for shape in [(), (1,), (7, 5), (BLOCK - 1,), (BLOCK + 1,), (0, 3), (2, 3, 5)]]
+        + [((scattered(normal(33, 20)),), {}), ((np.array([-np.inf, -90, -5.5, 0, 5.5, 90, np.inf], np.float32),), {})],
+    "layer_norm": [((normal(*shape, 24, scale=4), GAIN, BIAS), {}) for shape in [(), (1,), (5,), (2, 3), (0,), (3000,)]]
+        + [((normal(5, 24), GAIN, None), {}), ((normal(5, 24), GAIN, BIAS), {"eps": 0.1}),
+           ((scattered(normal(6, 24)), scattered(GAIN), BIAS), {}), ((normal(4, 24) + 100, GAIN, BIAS), {})],
+    "attention": [(heads(T, S), {"causal": causal}) for T, S in [(1, 1), (3, 3), (64, 64), (65, 65), (130, 130), (1, 70),
+                                                                   (66, 90), (5, 200)] for causal in (True, False)]
+        + [(heads(90, 66), {}), (heads(70, 70, V=3), {"causal": True}), (heads(70, 70), {"causal": True, "scale": 0.2}),
+           (heads(40, 40), {"causal": True, "rows": 16}), (tuple(map(scattered, heads(66, 70))), {"causal": True}),
+           (heads(200, 200, B=9), {"causal": True}), (tuple(20 * a for a in heads(70, 70)), {"causal": True}),
+           (tuple(a.swapaxes(1, 2).copy().swapaxes(1, 2) for a in heads(66, 66)), {"causal": True})],
+    "adamw": [((normal(*shape), normal(*shape, seed=1), normal(*shape, seed=2), abs(normal(*shape, seed=3))),
+               ADAMW | {"step": step, "decay": decay})
+              for shape in [(), (7,), (3, 5), (BLOCK + 3,), (0,)] for step, decay in [(1, 0.1), (30, 0.0)]],
+}
+REFUSED = {                                            # and calls that are not
+    "gelu": [((some(3, 4),), {})],
+    "layer_norm": [((some(3, 24), GAIN, BIAS), {}), ((normal(3, 24), None, BIAS), {}), ((normal(3, 24),), {})],
+    "attention": [(heads(90, 66), {"causal": True}), (heads(4, 4), {"mask": np.ones((4, 4), bool)}),
+                  (heads(4, 4), {"p": 0.1, "key": 1}), (tuple(a[0] for a in heads(4, 4)), {}),
+                  (tuple(a.astype(np.float64) for a in heads(4, 4)), {}), ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {})],
+    "adamw": [((some(3, 4),) * 4, ADAMW | {"step": 1}), ((normal(3, 4).T,) * 4, ADAMW | {"step": 1})],
+}
+PAIRS = {name: (getattr(ops, name, None) or getattr(optim, name), *pair) for name, pair in cpu.TWINS.items()}
+RULES = [name for name in PAIRS if hasattr(ops, name)]
+
+
+def calls(table, names=tuple(PAIRS)):
+    return pytest.mark.parametrize("name, inputs, settings", [
+        pytest.param(name, *call, id=f"{name}-{i}") for name in names for i, call in enumerate(table[name])])
+
+
+def test_every_twin_has_calls_to_compare():
+    assert set(FITS) == set(REFUSED) == set(cpu.TWINS)
+
+
+@calls(FITS, RULES)
+def test_a_twin_gives_the_value_and_gradients_of_the_plain_rule(name, inputs, settings):
+    """Both in float32 against the plain rule in float64: the twin may not be less exact than a few roundings."""
+    plain, twin, fits = PAIRS[name]
+    assert fits(*inputs, **settings)
+    kept = [None if a is None else a.copy() for a in inputs]
+    exact = [None if a is None else a.astype(np.float64) for a in inputs]
+    known = {k: v for k, v in settings.items() if k != "rows"}
+    with np.errstate(invalid="ignore"):                # gelu of −∞ is −∞·0
+        y, back = plain(*exact, **known)
+        g = np.asarray(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
+        y_twin, back_twin = twin(*inputs, **settings)
+        pairs = [(y_twin, y)]
+        for gx_twin, gx, x in zip(pull(back_twin, g), pull(back, g.astype(np.float64)), inputs, strict=True):
+            if x is not None:
+                assert gx_twin.shape == x.shape or unbroadcast(gx_twin, x, name).shape == x.shape
+                pairs.append((unbroadcast(gx_twin, x, name), unbroadcast(gx, np.empty(x.shape), name)))
+    for ours, theirs in pairs:
+        assert ours.dtype == np.float32 and ours.shape == theirs.shape
+        known = np.isfinite(theirs)
+        size = np.abs(theirs[known]).max(initial=1.0)
+        np.testing.assert_allclose(ours[known], theirs[known], rtol=2e-5, atol=2e-6 * size)
+    for a, b in zip(inputs, kept):
+        assert a is None or np.array_equal(a, b)
+
+
+@calls(FITS, ["adamw"])
+def test_the_twin_of_adamw_writes_the_same_numbers(name, inputs, settings):
+    plain, twin, fits = PAIRS[name]
+    assert fits(*inputs, **settings)
+    ours, theirs = ([a.copy() for a in inputs] for _ in range(2))
+    twin(*ours, **settings)
+    plain(*theirs, **settings)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(ours[1], inputs[1])                            # the gradient is only read
+
+
+@calls(REFUSED)
+def test_a_twin_refuses_what_it_is_not_made_for(name, inputs, settings):
+    plain, _, fits = PAIRS[name]
+    assert not fits(*inputs, **settings) and kernels.choose(kernels.twins_of(plain), inputs, settings) is None
+
+
+def test_a_rule_of_the_same_name_elsewhere_has_no_twin():
+    def gelu(x):
+        return x, lambda g: g
+    assert kernels.twins_of(ops.gelu) and not kernels.twins_of(gelu) and not kernels.twins_of(ops.exp)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often each twin ran; ops lifted inside the test see the counting ones."""
+    runs = dict.fromkeys(cpu.TWINS, 0)
+
+    def counting(name, twin):
+        def run(*inputs, **settings):
+            runs[name] += 1
+            return twin(*inputs, **settings)
+        return run
+    for name, (twin, fits) in cpu.TWINS.items():
+        monkeypatch.setitem(cpu.TWINS, name, (counting(name, twin), fits))
+    return runs
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_twin_runs_where_it_fits_and_the_plain_rule_elsewhere(name, counted):
+    op = lift(PAIRS[name][0])
+    (inputs, settings), (others, other_settings) = FITS[name][2], REFUSED[name][0]
+    y = op(*inputs, **settings)
+    assert counted[name] == 1
+    with tg.fused(False):
+        same = op(*inputs, **settings)
+        with tg.fused(True):
+            op(*inputs, **settings)
+    assert counted[name] == 2
+    op(*others, **other_settings)
+    assert counted[name] == 2
+    np.testing.assert_allclose(y.numpy(), same.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_under_create_graph_the_plain_rule_runs_and_its_second_derivative_is_right(name, counted):
+    op, (inputs, settings) = lift(PAIRS[name][0]), FITS[name][1]
+
+    def second(dtype):
+        def value(x):
+            y = op(x, *rest, **settings)
+            return (y * y * y).sum()
+        rest = [None if a is None else a.astype(dtype) for a in inputs[1:]]
+        return tg.grad(lambda x: (tg.grad(value)(x) ** 2.0).sum())(inputs[0].astype(dtype)).numpy()
+    exact = second(np.float64)
+    assert counted[name] == 0
+    found = second(np.float32)
+    assert counted[name] == 1 and found.dtype == np.float32     # once, on the way forward
+    np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4 * np.abs(exact).max())
+
+
+def test_blocks_cover_every_row_once():
+    for n, width in [(0, 1), (1, 1), (BLOCK, 1), (BLOCK + 1, 1), (10, BLOCK * 2), (1000, 700)]:
+        parts = cpu.blocks(n, width)
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
+        assert all((part.stop - part.start) * width <= max(BLOCK, width) for part in parts)
+        assert len(parts) <= math.ceil(n / max(1, BLOCK // width))

@@ -224,7 +224,8 @@ def test_embedding_takes_rows_and_gives_each_the_gradients_of_its_places():
     layer = double(nn.Embedding(5, 3))
     ids = np.array([[0, 4, 4], [1, 4, 0]])
     assert np.array_equal(layer(ids).data, layer.weight.data[ids])
-    assert np.array_equal(layer(tg.Tensor(ids)).data, layer.weight.data[ids])
+    for same in (tg.Tensor(ids), ids.tolist()):
+        assert np.array_equal(layer(same).data, layer.weight.data[ids])
     assert_gradients(layer, lambda: layer(ids))
     assert not layer.weight.grad[2:4].any()
 
@@ -483,6 +484,15 @@ def test_a_cache_fed_in_pieces_gives_what_the_whole_gives(pieces):
             start += n
     assert cache.length == 6
     np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-10)
+
+
+def test_a_cache_where_gradients_are_recorded_would_lose_some():
+    layer, x = nn.Attention(4, 2), tg.Tensor(normal(1, 3, 4), dtype="float32")
+    with pytest.raises(RuntimeError, match=r"no_grad\(\)"):
+        layer(x, cache=nn.KVCache(4))
+    for p in layer.parameters():
+        p.requires_grad = False
+    assert layer(x, cache=nn.KVCache(4)).shape == (1, 3, 4)
 
 
 def test_a_cache_holds_what_was_put_in_and_says_when_it_is_full():

@@ -181,6 +181,11 @@ def test_more_tokens_than_the_context_are_refused():
         decoder()(np.zeros((1, 9), int))
 
 
+def test_tokens_may_be_a_list():
+    model = decoder()
+    assert np.array_equal(model([[1, 2, 3]]).data, model(np.array([[1, 2, 3]])).data)
+
+
 def test_tokens_outside_the_vocabulary_are_refused():
     with pytest.raises(IndexError, match="ids run from 0 to 11, the table has rows 0 to 10"):
         decoder()(np.array([[0, 11]]))

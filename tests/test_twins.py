@@ -31,13 +31,14 @@ BLOCK = cpu.BLOCK
 GAIN, BIAS = normal(24, seed=3) + 1, normal(24, seed=4)
 ADAMW = dict(scale=0.7, lr=1e-2, betas=(0.9, 0.95), eps=1e-8, decay=0.1)
 FITS = {                                               # by twin: calls that are for it, as (inputs, settings)
-    "gelu": [((normal(*shape, scale=3),), {}) for shape in [(), (1,), (7, 5), (BLOCK - 1,), (BLOCK + 1,), (0, 3), (2, 3, 5)]]
+    "gelu": [((normal(*shape, scale=3),), {})
+             for shape in [(), (1,), (7, 5), (BLOCK - 1,), (BLOCK + 1,), (0, 3), (2, 3, 5)]]
         + [((scattered(normal(33, 20)),), {}), ((np.array([-np.inf, -90, -5.5, 0, 5.5, 90, np.inf], np.float32),), {})],
     "layer_norm": [((normal(*shape, 24, scale=4), GAIN, BIAS), {}) for shape in [(), (1,), (5,), (2, 3), (0,), (3000,)]]
         + [((normal(5, 24), GAIN, None), {}), ((normal(5, 24), GAIN, BIAS), {"eps": 0.1}),
            ((scattered(normal(6, 24)), scattered(GAIN), BIAS), {}), ((normal(4, 24) + 100, GAIN, BIAS), {})],
-    "attention": [(heads(T, S), {"causal": causal}) for T, S in [(1, 1), (3, 3), (64, 64), (65, 65), (130, 130), (1, 70),
-                                                                   (66, 90), (5, 200)] for causal in (True, False)]
+    "attention": [(heads(T, S), {"causal": causal}) for causal in (True, False)
+                  for T, S in [(1, 1), (3, 3), (64, 64), (65, 65), (130, 130), (1, 70), (66, 90), (5, 200)]]
         + [(heads(90, 66), {}), (heads(70, 70, V=3), {"causal": True}), (heads(70, 70), {"causal": True, "scale": 0.2}),
            (heads(40, 40), {"causal": True, "rows": 16}), (tuple(map(scattered, heads(66, 70))), {"causal": True}),
            (heads(200, 200, B=9), {"causal": True}), (tuple(20 * a for a in heads(70, 70)), {"causal": True}),
@@ -51,7 +52,8 @@ REFUSED = {                                            # and calls that are not
     "layer_norm": [((some(3, 24), GAIN, BIAS), {}), ((normal(3, 24), None, BIAS), {}), ((normal(3, 24),), {})],
     "attention": [(heads(90, 66), {"causal": True}), (heads(4, 4), {"mask": np.ones((4, 4), bool)}),
                   (heads(4, 4), {"p": 0.1, "key": 1}), (tuple(a[0] for a in heads(4, 4)), {}),
-                  (tuple(a.astype(np.float64) for a in heads(4, 4)), {}), ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {})],
+                  (tuple(a.astype(np.float64) for a in heads(4, 4)), {}),
+                  ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {})],
     "adamw": [((some(3, 4),) * 4, ADAMW | {"step": 1}), ((normal(3, 4).T,) * 4, ADAMW | {"step": 1})],
 }
 PAIRS = {name: (getattr(ops, name, None) or getattr(optim, name), *pair) for name, pair in cpu.TWINS.items()}
@@ -67,30 +69,31 @@ def test_every_twin_has_calls_to_compare():
     assert set(FITS) == set(REFUSED) == set(cpu.TWINS)
 
 
+def value_and_gradients(rule, inputs, settings, dtype):
+    """With weights g that are the same in both precisions; the gradients summed to the shapes of the inputs."""
+    inputs = [None if a is None else a.astype(dtype) for a in inputs]
+    y, back = rule(*inputs, **settings)
+    g = np.asarray(normal(*y.shape, seed=9)).astype(dtype)
+    return [y, *(unbroadcast(gx, x, "twin") for gx, x in zip(pull(back, g), inputs, strict=True) if x is not None)]
+
+
 @calls(FITS, RULES)
-def test_a_twin_gives_the_value_and_gradients_of_the_plain_rule(name, inputs, settings):
-    """Both in float32 against the plain rule in float64: the twin may not be less exact than a few roundings."""
+def test_a_twin_is_as_exact_as_the_plain_rule(name, inputs, settings):
+    """Against the plain rule in double precision it may be off by what the plain rule is in single precision."""
     plain, twin, fits = PAIRS[name]
-    assert fits(*inputs, **settings)
-    kept = [None if a is None else a.copy() for a in inputs]
-    exact = [None if a is None else a.astype(np.float64) for a in inputs]
-    known = {k: v for k, v in settings.items() if k != "rows"}
-    with np.errstate(invalid="ignore"):                # gelu of −∞ is −∞·0
-        y, back = plain(*exact, **known)
-        g = np.asarray(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
-        y_twin, back_twin = twin(*inputs, **settings)
-        pairs = [(y_twin, y)]
-        for gx_twin, gx, x in zip(pull(back_twin, g), pull(back, g.astype(np.float64)), inputs, strict=True):
-            if x is not None:
-                assert gx_twin.shape == x.shape or unbroadcast(gx_twin, x, name).shape == x.shape
-                pairs.append((unbroadcast(gx_twin, x, name), unbroadcast(gx, np.empty(x.shape), name)))
-    for ours, theirs in pairs:
-        assert ours.dtype == np.float32 and ours.shape == theirs.shape
-        known = np.isfinite(theirs)
-        size = np.abs(theirs[known]).max(initial=1.0)
-        np.testing.assert_allclose(ours[known], theirs[known], rtol=2e-5, atol=2e-6 * size)
-    for a, b in zip(inputs, kept):
-        assert a is None or np.array_equal(a, b)
+    before = [None if a is None else a.copy() for a in inputs]
+    same = {k: v for k, v in settings.items() if k != "rows"}      # how a twin cuts its work is its own affair
+    with np.errstate(invalid="ignore"):                            # −∞ · 0 in gelu
+        exact, single = (value_and_gradients(plain, inputs, same, dtype) for dtype in (np.float64, np.float32))
+        assert fits(*inputs, **settings)
+        found = value_and_gradients(twin, inputs, settings, np.float32)
+        for y, rounded, want in zip(found, single, exact, strict=True):
+            clear = np.isfinite(want)
+            usual = np.abs(rounded[clear] - want[clear]).max(initial=0)
+            size = np.abs(want[clear]).max(initial=1)              # at least that of what goes in
+            assert y.dtype == np.float32 and y.shape == want.shape
+            assert np.abs(y[clear] - want[clear]).max(initial=0) <= 2 * usual + 5e-7 * size
+    assert all(a is None or np.array_equal(a, b) for a, b in zip(inputs, before))
 
 
 @calls(FITS, ["adamw"])
@@ -152,12 +155,14 @@ def test_the_twin_runs_where_it_fits_and_the_plain_rule_elsewhere(name, counted)
 def test_under_create_graph_the_plain_rule_runs_and_its_second_derivative_is_right(name, counted):
     op, (inputs, settings) = lift(PAIRS[name][0]), FITS[name][1]
 
+    weight = normal(*inputs[0].shape, seed=8)
+
     def second(dtype):
         def value(x):
             y = op(x, *rest, **settings)
             return (y * y * y).sum()
         rest = [None if a is None else a.astype(dtype) for a in inputs[1:]]
-        return tg.grad(lambda x: (tg.grad(value)(x) ** 2.0).sum())(inputs[0].astype(dtype)).numpy()
+        return tg.grad(lambda x: (tg.grad(value)(x) * weight.astype(dtype)).sum())(inputs[0].astype(dtype)).numpy()
     exact = second(np.float64)
     assert counted[name] == 0
     found = second(np.float32)

@@ -22,7 +22,7 @@ from ..nn import (
     init,
 )
 from ..nn.layers import positive, probability
-from ..tensor import Tensor, bare
+from ..tensor import Tensor, as_array
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": F.gelu_tanh, "relu": F.relu, "silu": F.silu}
 POSITIONS = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
@@ -93,7 +93,7 @@ class Decoder(Module):
 
         Raises ValueError for more tokens than the context holds.
         """
-        ids = bare(ids)
+        ids = as_array(ids)
         T, start = ids.shape[-1], cache[0].length if cache else 0
         if start + T > self.config.context:
             raise ValueError(f"{start + T} tokens are more than the context of {self.config.context}")

@@ -47,8 +47,9 @@ class Attention(Module):
     True where a query may look, and broadcasts to (B, H, T, S); a query that may look nowhere gives zeros. `causal`
     hides what comes later. `dropout` acts on the weights while training.
 
-    Raises ValueError if D is not divisible by H. (Vaswani et al. 2017, arXiv:1706.03762, §3.2; others pack the three
-    projections into one weight, `in_proj` or `c_attn`: here each has its name.)
+    Raises ValueError if D is not divisible by H, RuntimeError for a `cache` where gradients are recorded.
+    (Vaswani et al. 2017, arXiv:1706.03762, §3.2; others pack the three projections into one weight, `in_proj` or
+    `c_attn`: here each has its name.)
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0):
@@ -67,6 +68,9 @@ class Attention(Module):
                 causal: bool = False, cache: KVCache | None = None) -> Tensor:
         q, k, v = self.project(query, key, value)
         if cache is not None:
+            if k.requires_grad or v.requires_grad:
+                raise RuntimeError("a cache holds numbers, not how they came about: the gradients of keys and values "
+                                   "would be lost; use it inside `with tg.no_grad():`")
             k, v = map(Tensor, cache.append(k.data, v.data))
         p = self.dropout if self.training else 0.0
         heads = F.attention(q, k, v, mask=mask, causal=causal, p=p, key=new_key() if p else 0)

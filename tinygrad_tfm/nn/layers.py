@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import functional as F
 from ..backend import new_key
-from ..tensor import Tensor
+from ..tensor import Tensor, as_array
 from . import init
 from .module import Module
 
@@ -56,7 +56,7 @@ class Embedding(Module):
         self.factor = width ** 0.5 if scale else 1.0
 
     def forward(self, ids: Any) -> Tensor:
-        y = F.embedding(self.weight, ids=ids)
+        y = F.embedding(self.weight, ids=as_array(ids))
         return y if self.factor == 1.0 else y * self.factor
 
     def unembed(self, x: Tensor) -> Tensor:

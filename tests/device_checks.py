@@ -10,8 +10,9 @@ import pytest
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import functional as F, ops, optim
-from tinygrad_tfm.backend import rng, to_device
+from tinygrad_tfm.backend import to_device
 from tinygrad_tfm.generate import Sampling, generate
+from tinygrad_tfm.random import rng
 from tinygrad_tfm.text import CharTokenizer, random_batch
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
@@ -140,7 +141,7 @@ COMPOSED = {
     "einsum": lambda x, ids: F.einsum("ij,kj", x, x),
     "operators": lambda x, ids: 1 - (2 / (abs(x) + 1) - x ** 2) @ x.T + -x.sum(),
     "comparisons": lambda x, ids: x * (x > 0.5) + x * (x <= -0.5) + x * (x == x.max()),
-    "index by a tensor": lambda x, ids: x[ids] * x[ids, ids].expand_dims(-1),
+    "index by a tensor": lambda x, ids: x[ids] * x[ids, ids][:, None],
     "iteration": lambda x, ids: F.stack(list(x))[1:],
     "methods": lambda x, ids: (x.reshape(2, 6).transpose().flip(0).roll(1, 0).clip(-1, 1).cumsum(0).squeeze() + x.std()
                                + x.min() + x.prod()),

@@ -17,10 +17,11 @@ from test_train import TINY, start as start_of
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import checkpoint, functional as F
-from tinygrad_tfm.backend import cuda, random_bits, resolve_device, to_device
+from tinygrad_tfm.backend import cuda, resolve_device, to_device
 from tinygrad_tfm.cli import main
 from tinygrad_tfm.generate import generate, generate_text
 from tinygrad_tfm.parallel import DataParallel
+from tinygrad_tfm.random import random_bits
 from tinygrad_tfm.runs import Run
 from tinygrad_tfm.text import split
 from tinygrad_tfm.train import Diverged, evaluate, new_decoder, sample, train

@@ -188,7 +188,6 @@ def test_a_leaf_may_be_the_root():
     assert x.grad == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a 0-d gradient that was multiplied is a NumPy scalar, not an array")
 def test_the_gradient_of_a_single_number_is_an_array_too():
     x = leaf(2.0)
     (x * x).backward()
@@ -436,8 +435,6 @@ def test_derivatives_up_to_the_fourth():
         d = lambda x, g=g: g(x).sum()
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="the gradient of the exponent, which nobody asked for, "
-                   "is computed too, and takes the logarithm of a negative number")
 def test_second_derivative_of_a_power_of_a_negative_number():
     assert tg.grad(tg.grad(lambda x: x ** 3))(-2.0).item() == -12
 
@@ -481,7 +478,6 @@ def test_grad_wants_a_function_to_one_number():
         tg.grad(lambda x: x * 2)(np.ones(2))
 
 
-@pytest.mark.xfail(strict=True, reason="the function is run without a graph, and the gradient is said to be 0")
 def test_grad_inside_no_grad_is_the_gradient_all_the_same():
     with tg.no_grad():
         assert tg.grad(lambda x: x * x)(3.0).item() == 6
@@ -567,7 +563,6 @@ def test_settings_by_position_by_keyword_or_as_tensors():
         op(leaf(2.0), 3, 1, 7)
 
 
-@pytest.mark.xfail(strict=True, reason="the one by position wins without a word")
 def test_a_setting_given_twice_is_an_error():
     with pytest.raises(TypeError):
         tg.Tensor(np.ones((2, 3))).sum(0, axis=1)
@@ -624,8 +619,7 @@ def test_integers_have_no_gradient(data):
     assert tg.Tensor(data, requires_grad=True, dtype="float32").requires_grad
 
 
-@pytest.mark.parametrize("data", [[object()], [None, 1.0], pytest.param("text", marks=pytest.mark.xfail(
-    strict=True, reason="NumPy makes an array of characters of it"))], ids=["object", "none", "text"])
+@pytest.mark.parametrize("data", [[object()], [None, 1.0], "text"], ids=["object", "none", "text"])
 def test_only_numbers_make_a_tensor(data):
     with pytest.raises(TypeError, match="holds numbers"):
         tg.Tensor(data)

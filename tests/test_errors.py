@@ -58,8 +58,8 @@ def test_the_transpose_proposed_works():
 def test_broadcasting_names_the_axis_and_the_way_to_give_one_number_a_row():
     assert "axis -1 is 3 and 4" in said(ValueError, lambda: ones(2, 3) * ones(2, 4))
     message = said(ValueError, lambda: ones(2, 3) * ones(2))
-    assert "axis -1 is 3 and 2" in message and ".expand_dims(-1) turns (2,) into (2, 1)" in message
-    assert (ones(2, 3) * ones(2).expand_dims(-1)).shape == (2, 3)
+    assert "axis -1 is 3 and 2" in message and "[..., None] turns (2,) into (2, 1)" in message
+    assert (ones(2, 3) * ones(2)[..., None]).shape == (2, 3)
 
 
 def test_what_is_no_operand_is_named():

@@ -234,7 +234,7 @@ def test_parameters_that_would_not_move_or_move_twice_are_refused(kind):
     (Adam, dict(lr=math.inf)), (Adam, dict(betas=(0.9, 1.5)))], ids=str)
 def test_settings_out_of_range_are_refused_by_name(kind, bad):
     name = {"betas": "beta[12]"}.get(list(bad)[-1], list(bad)[-1])
-    with pytest.raises(ValueError, match=f"^{name} must be"):
+    with pytest.raises(ValueError, match=f"{name} must be"):
         kind([tg.Tensor([1.0], requires_grad=True)], **bad)
 
 

@@ -11,7 +11,7 @@ F feed-forward width, V vocabulary. Read the source in the order of its floors: 
 """
 
 from . import functional, models, nn, optim, tensor, testing, watch
-from .backend import manual_seed
+from .random import manual_seed
 from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
 
 F = functional

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .backend import manual_seed
 from .models.decoder import Decoder, DecoderConfig
 from .optim import AdamW, clip_factor, global_norm
 from .parallel import DataParallel, suggested_workers
+from .random import manual_seed
 from .tensor import Tensor
 from .train import PRESETS
 

@@ -3,9 +3,8 @@
 Only words are made here; `tensor.py` raises them. Nothing here knows the graph.
 """
 
-from __future__ import annotations
-
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +16,20 @@ def explain(error: Exception, rule: Callable, arrays: Sequence[Any], settings: d
     lines = [f"{rule.__name__}: {error}"]
     lines += [f"  {name:<{_longest(rule)}} {operand(a)}" for name, a in zip(_names(rule, len(arrays)), arrays)]
     lines += [f"  {name} = {_short(value)}" for name, value in settings.items()]
-    hint = fix(rule.__name__, arrays)
+    hint = fix(rule.__name__, arrays) or _fix_named(rule, settings)
     if hint:
         lines.append(f"  → {hint}")
-    kind = next(kind for kind in (ValueError, TypeError, IndexError) if isinstance(error, kind))
+    kind = next((kind for kind in (ValueError, IndexError) if isinstance(error, kind)), TypeError)
     return kind("\n".join(lines))                    # not type(error): a subclass may want other arguments
+
+
+def settings_by_name(rule: Callable, names: tuple[str, ...], values: tuple, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings, with those that followed the inputs by position under their names. Raises TypeError, naming them."""
+    twice = [name for name in names[:len(values)] if name in settings]
+    if twice or len(values) > len(names):
+        takes = f"after its inputs {rule.__name__} takes " + (", ".join(names) if names else "no settings")
+        raise TypeError(f"{takes}; " + (f"{twice[0]} was given twice" if twice else f"{len(values)} were given"))
+    return settings | dict(zip(names, values))
 
 
 def operand(x: Any) -> str:
@@ -47,8 +55,13 @@ def fix(name: str, arrays: Sequence[Any]) -> str:
         if clash:
             axis, n, m = clash[0]
             return (f"counted from the right, axes must be equal or 1; axis {axis} is {n} and {m}"
-                    + (f": for one number a row, .expand_dims(-1) turns {b} into {(*b, 1)}" if a[:1] == b else ""))
+                    + (f": for one number a row, [..., None] turns {b} into {(*b, 1)}" if a[:1] == b else ""))
     return ""
+
+
+def _fix_named(rule: Callable, settings: dict[str, Any]) -> str:
+    named = [name for name in rule.__code__.co_varnames[:rule.__code__.co_argcount] if name in settings]
+    return f"inputs come by position, only settings by name: give {', '.join(named)} without it" if named else ""
 
 
 def _fix_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> str:
@@ -78,3 +91,33 @@ def _short(x: Any) -> str:
     text = operand(x) if hasattr(x, "dtype") and hasattr(x, "shape") else repr(x)
     return text if len(text) <= 60 else text[:57] + "..."
 
+
+# ---- settings that cannot be ----------------------------------------------------------------------------------------
+
+def positive(owner: str, **sizes: int) -> None:
+    """Raise ValueError for a size that is no positive integer."""
+    for name, n in sizes.items():
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"{owner}: {name} must be a positive integer, not {n!r}")
+
+
+def nonnegative(owner: str, **settings: float) -> None:
+    """Raise ValueError for a setting that is negative, infinite or NaN."""
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{owner}: {name} must be a finite number of at least 0, not {value!r}")
+
+
+def fraction(owner: str, **settings: float) -> None:
+    """Raise ValueError for a setting outside 0 ≤ x < 1 (NaN is outside)."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{owner}: {name} must be in 0 ≤ {name} < 1, not {value!r}")
+
+
+def divisible(owner: str, width: int, heads: int) -> None:
+    """Raise ValueError for a width that heads cannot share equally, proposing others."""
+    if width % heads:
+        near = sorted({width // heads * heads, (width // heads + 1) * heads} - {0})
+        raise ValueError(f"{owner}: width {width} is not divisible by {heads} heads; {' or '.join(map(str, near))} "
+                         "would be")

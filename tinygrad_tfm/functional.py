@@ -1,11 +1,9 @@
 """Floor 4: the rules, lifted: functions on Tensors, one line each.
 
 Inputs come by position, settings by keyword (or after the inputs). The equation, the shapes and the way back of each
-stand in the docstring of its rule in `ops/`. Array verbs like `sum` and `reshape` are methods of Tensor and stand
-here only because a module of functions on arrays has them. Read next: `nn/module.py`.
+stand in the docstring of its rule in `ops/`. What NumPy's arrays have as methods (`sum`, `reshape`), Tensor has as
+methods: it does not stand here again. Read next: `nn/module.py`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,25 +31,8 @@ silu = lift(ops.silu)
 softplus = lift(ops.softplus)
 maximum = lift(ops.maximum)
 minimum = lift(ops.minimum)
-power = lift(ops.power)
-clip = lift(ops.clip)
-
-# along axes
-sum = lift(ops.reduce_sum)
-mean = lift(ops.mean)
-var = lift(ops.var)
-std = lift(ops.std)
-max = lift(ops.reduce_max)
-min = lift(ops.reduce_min)
-prod = lift(ops.reduce_prod)
-logsumexp = lift(ops.logsumexp)
-cumsum = lift(ops.cumsum)
 
 # shapes
-reshape = lift(ops.reshape)
-transpose = lift(ops.transpose)
-swapaxes = lift(ops.swapaxes)
-squeeze = lift(ops.squeeze)
 expand_dims = lift(ops.expand_dims)
 broadcast_to = lift(ops.broadcast_to)
 flip = lift(ops.flip)
@@ -59,16 +40,17 @@ roll = lift(ops.roll)
 pad = lift(ops.pad)
 tril = lift(ops.tril)
 triu = lift(ops.triu)
-repeat = lift(ops.repeat)
 take_along_axis = lift(ops.take_along_axis)
 
-# products
-matmul = lift(ops.matmul)
+# several arrays
 outer = lift(ops.outer)
 
 # networks
 softmax = lift(ops.softmax)
 log_softmax = lift(ops.log_softmax)
+logsumexp = lift(ops.logsumexp)
+layer_norm = lift(ops.layer_norm)
+rms_norm = lift(ops.rms_norm)
 embedding = lift(ops.embedding)
 dropout = lift(ops.dropout)
 attention = lift(ops.attention)
@@ -78,7 +60,6 @@ mse = lift(ops.mse)
 binary_cross_entropy = lift(ops.binary_cross_entropy)
 
 _where, _concat, _stack, _einsum = lift(ops.where), lift(ops.concat), lift(ops.stack), lift(ops.einsum)
-_layer_norm, _rms_norm = lift(ops.layer_norm), lift(ops.rms_norm)
 
 
 # Four that NumPy calls in another order than "inputs, then settings".
@@ -101,18 +82,6 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 def einsum(subscripts: str, *tensors: Any, optimize: bool = True) -> Tensor:
     """Einstein's convention, as `numpy.einsum`: "bqd,bkd->bqk" multiplies queries with keys."""
     return _einsum(*tensors, subscripts=subscripts, optimize=optimize)
-
-
-# Two with inputs that may be left out: the rules want all of them, None for what is missing.
-
-def layer_norm(x: Any, gain: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-    """(x − mean)/√(var + ε)·gain + bias over the last axis; see `ops.layer_norm`."""
-    return _layer_norm(x, gain, bias, eps=eps)
-
-
-def rms_norm(x: Any, gain: Any = None, eps: float = 1e-6) -> Tensor:
-    """x/√(mean x² + ε)·gain over the last axis; see `ops.rms_norm`."""
-    return _rms_norm(x, gain, eps=eps)
 
 
 # Compositions of the above.

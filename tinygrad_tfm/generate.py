@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import to_device, to_numpy
+from .errors import positive
 from .models.decoder import Decoder
 from .nn import KVCache
-from .nn.layers import positive
 from .tensor import no_grad
 from .text import CharTokenizer
 

@@ -3,8 +3,6 @@
 An optimiser never writes into a gradient: clipping returns a factor that `step` multiplies in.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 
 from . import kernels
 from .backend import Array, namespace, to_device, to_numpy
+from .errors import fraction, nonnegative
 from .tensor import Tensor, _fused
 
 
@@ -33,7 +32,7 @@ class Optimizer:
                  else "one is given twice" if len({id(p) for p in self.parameters}) < len(self.parameters) else "")
         if wrong:
             raise ValueError(f"an optimiser needs parameters with requires_grad=True, each once; {wrong}")
-        nonnegative(lr=lr)
+        nonnegative(type(self).__name__, lr=lr)
         self.lr, self.steps = lr, 0
         self.state = {name: [namespace(p.data).zeros_like(p.data) for p in self.parameters] for name in self.memory}
 
@@ -76,7 +75,7 @@ class SGD(Optimizer):
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0):
         super().__init__(parameters, lr)
-        fraction(momentum=momentum)
+        fraction(type(self).__name__, momentum=momentum)
         self.momentum = momentum
 
     def update(self, p: Tensor, g: Array, scale: Any, velocity: Array) -> None:
@@ -97,8 +96,8 @@ class AdamW(Optimizer):
     def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, decay: float = 0.01, decays: Callable[[Tensor], bool] = lambda p: p.ndim > 1):
         super().__init__(parameters, lr)
-        fraction(beta1=betas[0], beta2=betas[1])
-        nonnegative(eps=eps, decay=decay)
+        fraction(type(self).__name__, beta1=betas[0], beta2=betas[1])
+        nonnegative(type(self).__name__, eps=eps, decay=decay)
         self.betas, self.eps, self.decay, self.decays = betas, eps, decay, decays
 
     def update(self, p: Tensor, g: Array, scale: Any, mean: Array, square: Array) -> None:
@@ -161,17 +160,3 @@ def noam(step: int, width: int, warmup: int = 4000, factor: float = 1.0) -> floa
     if step < 1 or warmup < 1:
         raise ValueError(f"noam counts steps from 1 and needs a warm-up, not step {step}, warm-up {warmup}")
     return factor * width ** -0.5 * min(step ** -0.5, step * warmup ** -1.5)
-
-
-def nonnegative(**settings: float) -> None:
-    """Raise ValueError for a setting that is negative, infinite or NaN."""
-    for name, value in settings.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
-
-
-def fraction(**settings: float) -> None:
-    """Raise ValueError for a setting outside 0 ≤ x < 1."""
-    for name, value in settings.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in 0 ≤ {name} < 1, not {value!r}")

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, device_of, new_key, random_stream
+from .backend import Array, device_of
 from .kernels.cpu import keep_freed_memory
 from .nn import Module
+from .random import new_key, random_stream
 from .tensor import Tensor, no_grad
 
 

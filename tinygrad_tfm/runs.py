@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint
-from .backend import rng
 from .files import write_whole
 from .models.decoder import Decoder
 from .optim import Optimizer
+from .random import rng
 from .text import CharTokenizer
 
 

@@ -9,20 +9,21 @@ Here are no operations (`ops/`), no layers (`nn/`). Read next: `functional.py`, 
 from __future__ import annotations
 
 import inspect
+import math
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial, update_wrapper
 from itertools import count
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from . import kernels, ops
 from .backend import DEFAULT_DTYPE, Array, cuda, device_of, namespace, to_device, to_numpy
-from .errors import explain
+from .errors import explain, settings_by_name
 
 # ---- switches: context variables, so that no thread sees another's --------------------------------------------------
 
@@ -43,23 +44,23 @@ def switched(variable: ContextVar, value: Any) -> Iterator[None]:
         variable.reset(token)
 
 
-def no_grad():
+def no_grad() -> AbstractContextManager[None]:
     """Inside `with no_grad():` nothing is recorded, so nothing is kept alive for a way back."""
     return switched(_recording, False)
 
 
-def higher_order():
+def higher_order() -> AbstractContextManager[None]:
     """Inside `with higher_order():` nodes keep their inputs, so that backward(create_graph=True) can run the rules
     again on Tensors. It costs the memory of those inputs: ask for it only where a second derivative is wanted."""
     return switched(_keep_inputs, True)
 
 
-def fused(on: bool = True):
+def fused(on: bool = True) -> AbstractContextManager[None]:
     """Whether faster twins may stand in for the plain rules inside the block."""
     return switched(_fused, on)
 
 
-def watching(watcher: Callable[[str, Callable[[], Any]], Any]):
+def watching(watcher: Callable[[str, Callable[[], Any]], Any]) -> AbstractContextManager[None]:
     """Inside the block every array computation runs as `watcher(name, step)`, which calls `step()` and returns what
     it returned. The way back of an op has its name with a prime: `softmax'`."""
     return switched(_watchers, (*_watchers.get(), watcher))
@@ -104,48 +105,52 @@ def lift(rule: Callable) -> Callable:
     Inputs come by position. Settings come by keyword, or by position after the inputs. The rule's name labels graph
     nodes, timers and errors.
     """
-    code = rule.__code__
+    code, defaults, twins = rule.__code__, rule.__defaults__ or (), kernels.twins_of(rule)
     names = code.co_varnames[code.co_argcount:code.co_argcount + code.co_kwonlyargcount]
-    arity = 10**9 if code.co_flags & inspect.CO_VARARGS else code.co_argcount
-    plain, twins = rule, kernels.twins_of(rule)
+    arity = math.inf if code.co_flags & inspect.CO_VARARGS else code.co_argcount
 
     def op(*inputs, **settings):
         if len(inputs) > arity:
-            settings.update(zip(names[:len(inputs) - arity], inputs[arity:], strict=True))
+            settings = settings_by_name(rule, names, inputs[arity:], settings)
             inputs = inputs[:arity]
+        elif len(inputs) < arity and defaults:
+            inputs += defaults[len(defaults) - arity + len(inputs):]
         if settings:
             settings = {k: v.data if isinstance(v, Tensor) else v for k, v in settings.items()}
         arrays = [x.data if isinstance(x, Tensor) else plain_value(x) for x in inputs]
-        rule = plain
-        if twins and _fused.get():
-            rule = kernels.choose(twins, arrays, settings) or plain
+        parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs]) if _recording.get() else ()
         try:
+            text = (kernels.choose(twins, arrays, settings) or rule) if twins and _fused.get() else rule
             if _watchers.get():
-                value, back = run(plain.__name__, lambda: rule(*arrays, **settings))
+                value, back = run(rule.__name__, lambda: forward(text, arrays, settings, parents))
             else:
-                value, back = rule(*arrays, **settings)
-        except (ValueError, TypeError, IndexError) as error:
-            raise explain(error, plain, arrays, settings) from error
-        parents = ()
-        if _recording.get():
-            parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
-        return made(value, plain, parents, back, inputs, settings)
+                value, back = forward(text, arrays, settings, parents)
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            raise explain(error, rule, arrays, settings) from error
+        out = Tensor.__new__(Tensor)
+        out.data, out.node = value, None
+        if back is not None:
+            call = (rule, inputs, settings) if _keep_inputs.get() else None
+            out.node = Node(rule.__name__, value, parents, back, call, scope.get())
+        return out
 
     op.rule = rule                                                 # type: ignore[attr-defined]
     return update_wrapper(op, rule)
 
 
-def made(value: Array, rule: Callable, parents: tuple, back: Any, inputs: Sequence, settings: dict) -> Tensor:
-    """The Tensor of a value just computed, with a Node if any of its inputs has one."""
-    out = Tensor.__new__(Tensor)
-    out.data = np.asarray(value) if isinstance(value, np.generic) else value
-    out.node = None
-    if any(parents):
-        if type(back) is tuple:                                    # what nobody will ask for keeps nothing alive
-            back = tuple([p and b for p, b in zip(parents, back, strict=True)])
-        call = (rule, inputs, settings) if _keep_inputs.get() else None
-        out.node = Node(rule.__name__, out.data, parents, back, call, scope.get())
-    return out
+def forward(rule: Callable, arrays: Sequence, settings: dict, parents: tuple) -> tuple:
+    """The value of a rule, and as much of the way back as its inputs' nodes will ask for; None if none has a node."""
+    value, back = rule(*arrays, **settings)
+    return as_array(value) if isinstance(value, np.generic) else value, needed(back, parents) if any(parents) else None
+
+
+def needed(back: Any, parents: tuple) -> Any:
+    """The ways back that somebody will ask for: the others are dropped, and what they would have kept alive."""
+    if type(back) is not tuple:
+        return back
+    if len(back) != len(parents):
+        raise ValueError(f"its way back has {len(back)} functions for {len(parents)} inputs: it needs one for each")
+    return tuple([p and b for p, b in zip(parents, back)])
 
 
 def plain_value(x: Any) -> Any:
@@ -186,7 +191,7 @@ def newest_first(root: Node, leaves: frozenset) -> list[Node]:
                 if parent is not None and parent not in seen:
                     seen.add(parent)
                     todo.append(parent)
-    return sorted(seen, key=attrgetter("time"))                    # popped from the end
+    return sorted(seen, key=operator.attrgetter("time"))                    # popped from the end
 
 
 def walk_back(root: Node, seed: Any, retain_graph: bool, create_graph: bool,
@@ -199,24 +204,17 @@ def walk_back(root: Node, seed: Any, retain_graph: bool, create_graph: bool,
     order, grads, ours = newest_first(root, leaves), {root: seed}, set()
     while order:
         node = order.pop()
-        if node.back is None or node in leaves:
+        if node.back is None or node in leaves or node not in grads:    # a leaf, or no path from the root gave any
             continue
-        g = grads.pop(node, None)
-        if g is None:
-            continue                                               # every path from the root gave no gradient
-        ours.discard(node)
-        for parent, gx in zip(node.parents, gradients_of(node, g, create_graph), strict=True):
+        for parent, gx in zip(node.parents, step_back(node, grads.pop(node), create_graph)):
             if parent is None or gx is None:
                 continue
-            gx = unbroadcast(gx, parent, node.name)
-            before = grads.get(parent)
-            if before is None:
+            if parent in ours:
+                grads[parent] += gx                                # a scalar is not changed in place: it is stored
+            elif parent not in grads:
                 grads[parent] = gx
-            elif parent in ours:
-                before += gx                                       # a scalar is not changed in place: store it again
-                grads[parent] = before
             else:
-                grads[parent] = before + gx
+                grads[parent] = grads[parent] + gx
                 if not create_graph:
                     ours.add(parent)
         if not retain_graph and not create_graph:
@@ -224,28 +222,38 @@ def walk_back(root: Node, seed: Any, retain_graph: bool, create_graph: bool,
     return grads
 
 
-def gradients_of(node: Node, g: Any, create_graph: bool) -> tuple:
-    """One step of the walk, through the gate; an error says whose way back it was and where in the model."""
+def step_back(node: Node, g: Any, create_graph: bool) -> tuple:
+    """The gradients a node sends to its parents, through the gate; an error says whose, and where in the model."""
     if node.back is FREED:
         raise RuntimeError(f"this graph was freed by an earlier backward (at {node.name}, shape {node.shape}): pass "
                            "retain_graph=True to the first one, or compute the value again")
     try:
-        if create_graph:
-            if node.call is None:
-                raise RuntimeError("backward(create_graph=True) needs the graph to be made inside "
-                                   "`with tg.higher_order():`")
-            rule, inputs, settings = node.call
-            back = rule(*[x if isinstance(x, Tensor) else plain_value(x) for x in inputs], **settings)[1]
-            return pull(back, g)
-        if _watchers.get():
+        if _watchers.get() and not create_graph:
             with switched(scope, node.scope):
-                return run(node.name + "'", lambda: pull(node.back, g))
-        return pull(node.back, g)
+                return run(node.name + "'", lambda: sent(node, node.back, g))
+        return sent(node, way_back_on_tensors(node) if create_graph else node.back, g)
     except Exception as error:
         error.add_note(f"in the gradient of {node.name}, value {node.shape} {node.dtype}, inputs "
                        + ", ".join(str(p.shape) for p in node.parents if p)
                        + (f", in {place_of(node.scope)}" if node.scope else ""))
         raise
+
+
+def sent(node: Node, back: Any, g: Any) -> tuple:
+    """The gradient of each parent, summed to the shape the parent has."""
+    grads = pull(back, g)
+    if len(grads) != len(node.parents):
+        raise ValueError(f"the way back of {node.name} gives {len(grads)} gradients for {len(node.parents)} inputs")
+    return tuple([gx if p is None or gx is None else unbroadcast(gx, p, node.name)
+                  for p, gx in zip(node.parents, grads)])
+
+
+def way_back_on_tensors(node: Node) -> Any:
+    """The way back of a step run once more on Tensors: what it computes can be differentiated again."""
+    if node.call is None:
+        raise RuntimeError("backward(create_graph=True) needs the graph to be made inside `with tg.higher_order():`")
+    rule, inputs, settings = node.call
+    return needed(rule(*[x if isinstance(x, Tensor) else plain_value(x) for x in inputs], **settings)[1], node.parents)
 
 
 # ---- the tensor -----------------------------------------------------------------------------------------------------
@@ -263,10 +271,19 @@ def as_array(data: Any, dtype: Any = None) -> Array:
             data = np.asarray(data)
             if data.dtype == np.float64 and not typed:
                 data = data.astype(DEFAULT_DTYPE)
-            elif data.dtype == object:
-                raise TypeError(f"a Tensor holds numbers, not {type(data.flat[0]).__name__}" if data.size else
-                                "a Tensor holds numbers")
+            elif data.dtype.kind not in "biufc":
+                raise TypeError(f"a Tensor holds numbers, not {data.dtype.name if data.dtype != object else 'objects'}")
     return data if dtype is None else data.astype(dtype, copy=False)
+
+
+def reflected(op: Callable) -> Callable:
+    """The operator with its sides exchanged, for an array or a number on the left."""
+    return lambda self, other: op(other, self)
+
+
+def without_gradient(f: Callable) -> Callable:
+    """A function on arrays as one on Tensors; to the graph its value is a constant."""
+    return lambda *args, **kw: Tensor(f(*map(bare, args), **kw))
 
 
 class Tensor:
@@ -345,7 +362,8 @@ class Tensor:
         if grad.shape != self.shape:
             raise ValueError(f"backward(grad=…) needs the shape of this tensor, {self.shape}, not {grad.shape}")
         for leaf, g in walk_back(root, Tensor(grad) if create_graph else grad, retain_graph, create_graph).items():
-            leaf.grad = g if leaf.grad is None else leaf.grad + g
+            g = g if leaf.grad is None else leaf.grad + g
+            leaf.grad = np.asarray(g) if isinstance(g, np.generic) else g
 
     def detach(self) -> Tensor:
         """The same array without a history."""
@@ -396,28 +414,28 @@ class Tensor:
     __matmul__ = lift(ops.matmul)
     __neg__ = lift(ops.neg)
     __abs__ = lift(ops.absolute)
-    def __radd__(self, other): return Tensor.__add__(other, self)
-    def __rsub__(self, other): return Tensor.__sub__(other, self)
-    def __rmul__(self, other): return Tensor.__mul__(other, self)
-    def __rtruediv__(self, other): return Tensor.__truediv__(other, self)
-    def __rpow__(self, other): return Tensor.__pow__(other, self)
-    def __rmatmul__(self, other): return Tensor.__matmul__(other, self)
+    __radd__ = reflected(__add__)
+    __rsub__ = reflected(__sub__)
+    __rmul__ = reflected(__mul__)
+    __rtruediv__ = reflected(__truediv__)
+    __rpow__ = reflected(__pow__)
+    __rmatmul__ = reflected(__matmul__)
     def __getitem__(self, index): return Tensor._getitem(self, index=bare(index))
 
-    # Comparisons give boolean tensors without a gradient.
-    def __eq__(self, other): return Tensor(self.data == bare(other))
-    def __ne__(self, other): return Tensor(self.data != bare(other))
-    def __lt__(self, other): return Tensor(self.data < bare(other))
-    def __le__(self, other): return Tensor(self.data <= bare(other))
-    def __gt__(self, other): return Tensor(self.data > bare(other))
-    def __ge__(self, other): return Tensor(self.data >= bare(other))
-    def __invert__(self): return Tensor(~self.data)
-    def __and__(self, other): return Tensor(self.data & bare(other))
-    def __or__(self, other): return Tensor(self.data | bare(other))
-    def all(self, axis=None): return Tensor(self.data.all(axis=axis))
-    def any(self, axis=None): return Tensor(self.data.any(axis=axis))
-    def argmax(self, axis=None): return Tensor(self.data.argmax(axis=axis))
-    def argsort(self, axis=-1): return Tensor(self.data.argsort(axis=axis))
+    # What has no gradient: comparisons, logic, indices.
+    __eq__ = without_gradient(operator.eq)
+    __ne__ = without_gradient(operator.ne)
+    __lt__ = without_gradient(operator.lt)
+    __le__ = without_gradient(operator.le)
+    __gt__ = without_gradient(operator.gt)
+    __ge__ = without_gradient(operator.ge)
+    __invert__ = without_gradient(operator.invert)
+    __and__ = without_gradient(operator.and_)
+    __or__ = without_gradient(operator.or_)
+    all = without_gradient(lambda x, axis=None: x.all(axis=axis))
+    any = without_gradient(lambda x, axis=None: x.any(axis=axis))
+    argmax = without_gradient(lambda x, axis=None: x.argmax(axis=axis))
+    argsort = without_gradient(lambda x, axis=-1: x.argsort(axis=axis))
 
     # Array verbs, by NumPy's names. Axes and settings may be given by position: x.sum(-1).
     _identity = lift(ops.identity)
@@ -433,10 +451,6 @@ class Tensor:
     clip = lift(ops.clip)
     swapaxes = lift(ops.swapaxes)
     squeeze = lift(ops.squeeze)
-    expand_dims = lift(ops.expand_dims)
-    broadcast_to = lift(ops.broadcast_to)
-    flip = lift(ops.flip)
-    roll = lift(ops.roll)
     repeat = lift(ops.repeat)
     astype = lift(ops.astype)
     _reshape = lift(ops.reshape)
@@ -461,7 +475,7 @@ def grad(f: Callable, argnum: int = 0) -> Callable:
     be a Tensor, an array or a number; no `.grad` of anything is touched. Raises ValueError if f's value is no scalar.
     """
     def gradient(*args: Any) -> Tensor:
-        with higher_order():
+        with higher_order(), switched(_recording, True):
             x = args[argnum] if isinstance(args[argnum], Tensor) else Tensor(args[argnum])
             x = Tensor._identity(x) if x.node else Tensor(x.data, requires_grad=True)
             y = f(*args[:argnum], x, *args[argnum + 1:])

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, manual_seed, random_stream, rng, to_device
+from .backend import Array, to_device
+from .errors import fraction, nonnegative, positive
 from .generate import Sampling, generate_text
 from .models.decoder import Decoder, DecoderConfig
-from .nn.layers import positive
-from .optim import AdamW, clip_factor, fraction, global_norm, nonnegative, warmup_cosine
+from .optim import AdamW, clip_factor, global_norm, warmup_cosine
 from .parallel import DataParallel, suggested_workers, synchronize
+from .random import manual_seed, random_stream, rng
 from .runs import Run
 from .text import CharTokenizer, Corpus, baselines, random_batch, split, windows
 from .watch import NaNFound, find_nan
@@ -56,16 +57,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive("training", steps=self.steps, batch=self.batch, eval_every=self.eval_every,
                  eval_windows=self.eval_windows, workers=1 if self.workers is None else self.workers)
-        nonnegative(lr=self.lr, lr_floor=self.lr_floor, warmup=self.warmup, decay=self.decay, seed=self.seed)
-        fraction(beta2=self.beta2)
+        nonnegative("training", lr=self.lr, lr_floor=self.lr_floor, warmup=self.warmup, decay=self.decay,
+                    seed=self.seed)
+        fraction("training", beta2=self.beta2)
         if not self.clip > 0:
             raise ValueError(f"clip must be positive, not {self.clip!r}")
 
 
 # Shapes lack only the vocabulary, which is the text's.
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "lecture": (dict(context=64, layers=4, heads=4, width=128),
-                dict(steps=5000, batch=16, lr=4e-3, lr_floor=1e-5, eval_every=500)),
+    "lecture": (dict(context=64, layers=4, heads=4, width=64),      # narrow: what three minutes can fill
+                dict(steps=4500, batch=12, lr=6e-3, lr_floor=1e-5, eval_every=500)),
     "nanogpt-cpu": (dict(context=64, layers=4, heads=4, width=128),
                     dict(steps=2000, batch=12)),
     "nanogpt-gpu": (dict(context=256, layers=6, heads=6, width=384, dropout=0.2),

@@ -9,8 +9,8 @@ import pytest
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import doctor
-from tinygrad_tfm.backend import random_bits
 from tinygrad_tfm.parallel import synchronize
+from tinygrad_tfm.random import random_bits
 
 # What CuPy has to say, as of a driver, is shown and is no failure.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

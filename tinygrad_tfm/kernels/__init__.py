@@ -5,8 +5,6 @@ walks over all pairs and compares values and gradients. Beside each twin stands 
 and settings of a call and says whether the twin is for it; if not, the plain rule serves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ tenth of the first. Sums are matrix products, which NumPy hands to BLAS. And wha
 its operands are in the cache. Threads are not made here: `parallel.py` runs whole steps side by side.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import sys

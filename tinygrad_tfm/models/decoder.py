@@ -3,13 +3,12 @@
 Training is in `train.py`, generation in `generate.py`: the model only computes.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from .. import functional as F
+from ..errors import divisible, fraction, positive
 from ..nn import (
     Embedding,
     EncoderBlock,
@@ -21,7 +20,6 @@ from ..nn import (
     SinusoidalPositions,
     init,
 )
-from ..nn.layers import positive, probability
 from ..tensor import Tensor, as_array
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": F.gelu_tanh, "relu": F.relu, "silu": F.silu}
@@ -54,9 +52,8 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         positive("DecoderConfig", vocab=self.vocab, context=self.context, layers=self.layers, heads=self.heads,
                  width=self.width, hidden=1 if self.hidden is None else self.hidden)
-        probability("DecoderConfig", self.dropout)
-        if self.width % self.heads:
-            raise ValueError(f"DecoderConfig: width {self.width} is not divisible by {self.heads} heads")
+        fraction("DecoderConfig", dropout=self.dropout)
+        divisible("DecoderConfig", self.width, self.heads)
         for field, known in (("positions", POSITIONS), ("activation", ACTIVATIONS)):
             if getattr(self, field) not in known:
                 raise ValueError(f"DecoderConfig: {field} is one of {', '.join(known)}, not {getattr(self, field)!r}")

@@ -2,8 +2,9 @@
 put a transformer together, `positions` says where a token stands, `init` draws the first weights."""
 
 from . import init
-from .attention import Attention, KVCache
+from .attention import Attention
 from .blocks import Block, DecoderBlock, EncoderBlock, FeedForward
+from .cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, Sequential
 from .module import Module
 from .positions import LearnedPositions, SinusoidalPositions

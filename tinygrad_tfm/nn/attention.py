@@ -1,42 +1,18 @@
-"""Attention with weights: the queries, keys and values of several heads, and a cache for generation.
+"""Attention with weights: the queries, keys and values of several heads.
 
 The arithmetic of one head is the rule `attention` in `ops/network.py`. Read next: `blocks.py`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from .. import functional as F, ops
-from ..backend import Array, namespace, new_key
+from ..backend import Array
+from ..errors import divisible, fraction, positive
+from ..random import new_key
 from ..tensor import Tensor, bare, no_grad
-from .layers import Linear, positive, probability
+from .cache import KVCache
+from .layers import Linear
 from .module import Module
-
-
-class KVCache:
-    """The keys and values one attention layer has seen, so that generating a token costs one token.
-
-    Room for `capacity` of them is taken once, at the first `append`; rows of a batch advance together. `append`
-    raises ValueError when the room is used up.
-    """
-
-    def __init__(self, capacity: int):
-        self.capacity, self.length = capacity, 0
-        self.keys: Array = None                                    # (B, H, capacity, K)
-        self.values: Array = None
-
-    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add T new keys and values (B, H, T, K); returns all so far, as views."""
-        if self.keys is None:
-            shape = (*k.shape[:2], self.capacity, k.shape[3])
-            self.keys, self.values = namespace(k).empty(shape, k.dtype), namespace(k).empty(shape, k.dtype)
-        end = self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"this cache has room for {self.capacity} positions, {end} are needed")
-        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class Attention(Module):
@@ -54,11 +30,9 @@ class Attention(Module):
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0):
         positive("Attention", width=width, heads=heads)
-        if width % heads:
-            near = sorted({width // heads * heads, (width // heads + 1) * heads} - {0})
-            raise ValueError(f"Attention: width {width} is not divisible by {heads} heads; "
-                             f"{' or '.join(map(str, near))} would be")
-        self.heads, self.dropout = heads, probability("Attention", dropout)
+        divisible("Attention", width, heads)
+        fraction("Attention", dropout=dropout)
+        self.heads, self.dropout = heads, dropout
         self.query = Linear(width, width, bias)
         self.key = Linear(width, width, bias)
         self.value = Linear(width, width, bias)
@@ -74,8 +48,8 @@ class Attention(Module):
             k, v = map(Tensor, cache.append(k.data, v.data))
         p = self.dropout if self.training else 0.0
         heads = F.attention(q, k, v, mask=mask, causal=causal, p=p, key=new_key() if p else 0)
-        B, H, T, K = heads.shape
-        return self.out(heads.swapaxes(1, 2).reshape(B, T, H * K))
+        *B, H, T, K = heads.shape
+        return self.out(heads.swapaxes(-3, -2).reshape(*B, T, H * K))
 
     def project(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> tuple[Tensor, ...]:
         """Queries (B, H, T, K), keys and values (B, H, S, K); keys come from the queries' input unless given."""
@@ -86,8 +60,8 @@ class Attention(Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, H, T, K)"""
-        B, T, D = x.shape
-        return x.reshape(B, T, self.heads, D // self.heads).swapaxes(1, 2)
+        *B, T, D = x.shape
+        return x.reshape(*B, T, self.heads, D // self.heads).swapaxes(-3, -2)
 
     def pattern(self, query: Tensor, key: Tensor | None = None, *, mask: Any = None, causal: bool = False) -> Array:
         """The weights themselves, (B, H, T, S), before any dropout: each row sums to 1. To look at, without a graph."""

@@ -3,14 +3,13 @@
 Self-attention, masks and pre- or post-norm are all the same two lines. Read next: `models/decoder.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 from .. import functional as F
 from ..tensor import Tensor
-from .attention import Attention, KVCache
+from .attention import Attention
+from .cache import KVCache
 from .layers import Dropout, LayerNorm, Linear
 from .module import Module
 

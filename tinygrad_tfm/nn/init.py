@@ -1,12 +1,11 @@
 """First weights. All are drawn with NumPy's generator, so one seed gives the same ones on every device."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 
-from ..backend import DEFAULT_DTYPE, rng
+from ..backend import DEFAULT_DTYPE
+from ..random import rng
 from ..tensor import Tensor
 
 

@@ -1,29 +1,14 @@
 """The small parts: Linear, Embedding, LayerNorm, RMSNorm, Dropout, Sequential. Read next: `attention.py`."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from .. import functional as F
-from ..backend import new_key
+from ..errors import fraction, positive
+from ..random import new_key
 from ..tensor import Tensor, as_array
 from . import init
 from .module import Module
-
-
-def positive(owner: str, **sizes: int) -> None:
-    """Raise ValueError for a size that is no positive integer."""
-    for name, n in sizes.items():
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"{owner}: {name} must be a positive integer, not {n!r}")
-
-
-def probability(owner: str, p: float) -> float:
-    """p, or ValueError if it is no probability below 1 (NaN is none)."""
-    if not 0 <= p < 1:
-        raise ValueError(f"{owner}: the dropout probability must be in 0 ≤ p < 1, not {p!r}")
-    return p
 
 
 class Linear(Module):
@@ -99,7 +84,8 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float):
-        self.p = probability("Dropout", p)
+        fraction("Dropout", p=p)
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, p=self.p, key=new_key()) if self.training and self.p else x
@@ -118,9 +104,3 @@ class Sequential(Module):
 
     def __getitem__(self, i: int) -> Callable:
         return self.steps[i]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[Callable]:
-        return iter(self.steps)

@@ -3,14 +3,12 @@
 Each is called with the number of positions T and the first one's index, and gives (T, D).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..backend import DEFAULT_DTYPE
+from ..errors import positive
 from ..tensor import Tensor
 from . import init
-from .layers import positive
 from .module import Module
 
 

@@ -1,7 +1,5 @@
 """What several families of rules share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

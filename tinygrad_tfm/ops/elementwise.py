@@ -3,12 +3,10 @@
 All have the shape arrow (...) → (...), two inputs are broadcast against each other as in NumPy.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
-from .. import backend
+from .. import special
 from ..backend import namespace
 from .common import constant, use
 
@@ -109,7 +107,7 @@ def sigmoid(x):
 
 def erf(x):
     """y = 2/√π ∫₀ˣ exp(−t²) dt.   ∂y/∂x = 2/√π·exp(−x²)"""
-    y = use(erf, x) if hasattr(x, "__lift__") else backend.erf(x)
+    y = use(erf, x) if hasattr(x, "__lift__") else special.erf(x)
     return y, lambda g: g * (2 / math.sqrt(math.pi) * namespace(x).exp(-x * x))
 
 

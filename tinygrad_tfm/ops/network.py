@@ -3,12 +3,11 @@
 Letters: B batch, T time (of queries), S time (of keys), D width, H heads, K width of a head, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
-from ..backend import namespace, random_bits
+from ..backend import namespace
+from ..random import random_bits
 from .common import constant, use
 from .elementwise import absolute, log1p, relu, sigmoid
 from .reductions import highest, spread
@@ -190,6 +189,9 @@ def attention_pattern(q, k, *, mask: Any = None, causal: bool = False, scale: fl
 
 def visible(shape: tuple[int, ...], mask: Any, causal: bool, xp: Any) -> Any:
     """What the mask and causality leave of scores of this shape, as one boolean array; None if that is all."""
+    if mask is not None and mask.dtype != bool:
+        raise TypeError(f"a mask is boolean, True where a query may look, this one is {mask.dtype}: write mask == 0 "
+                        "for one of 0 and −∞ that others would add")
     if causal:
         T, S = shape[-2:]
         past = xp.tril(xp.ones((T, S), dtype=bool), S - T)

@@ -1,7 +1,5 @@
 """Rules in which numbers meet in sums of products: matmul, outer, einsum."""
 
-from __future__ import annotations
-
 import math
 import string
 

@@ -3,8 +3,6 @@
 `axis` is an integer, a tuple, or None for all; `keepdims` leaves axes of length 1, as in NumPy.
 """
 
-from __future__ import annotations
-
 from ..backend import namespace
 from .common import Axis, constant, kept, reduced, use
 from .shapes import flip

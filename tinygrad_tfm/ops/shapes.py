@@ -3,8 +3,6 @@
 The way back of each moves the gradient to where its numbers came from.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..backend import namespace
@@ -48,34 +46,18 @@ def broadcast_to(x, *, shape: tuple[int, ...]):
 
 def flip(x, *, axis: Axis = None):
     """The order along the axes is reversed."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    flipped = {a % x.ndim for a in axes}
-    index = tuple(slice(None, None, -1) if i in flipped else slice(None) for i in range(x.ndim))
-    return x[index], lambda g: g[index]
+    return namespace(x).flip(x, axis=axis), lambda g: namespace(g).flip(g, axis=axis)
 
 
 def roll(x, *, shift: int, axis: int):
     """Numbers move `shift` places along the axis; what leaves at the end comes in at the front."""
-    cut = -shift % max(x.shape[axis], 1)
-    def moved(a, cut):
-        before = (slice(None),) * (axis % a.ndim)
-        return namespace(a).concatenate([a[(*before, slice(cut, None))], a[(*before, slice(None, cut))]], axis=axis)
-    back_cut = (x.shape[axis] - cut) % max(x.shape[axis], 1)
-    return moved(x, cut), lambda g: moved(g, back_cut)
+    return namespace(x).roll(x, shift, axis=axis), lambda g: namespace(g).roll(g, -shift, axis=axis)
 
 
-def pad(x, *, width: Any, value: float = 0.0):
-    """Numbers equal to `value` are put around: width is ((before, after), …), one pair per axis."""
-    if len(width) != x.ndim:
-        raise ValueError(f"width has {len(width)} pairs for an array of {x.ndim} axes")
-    shape = tuple(n + before + after for n, (before, after) in zip(x.shape, width))
-    inside = tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, width))
-    y = use(place, x, index=inside, shape=shape)
-    if value:
-        margin = namespace(constant(x)).full(shape, value, dtype=x.dtype)
-        margin[inside] = 0
-        y = y + margin
-    return y, lambda g: g[inside]
+def pad(x, *, pad_width: Any, constant_values: float = 0.0):
+    """Numbers equal to `constant_values` are put around: pad_width is ((before, after), …), one pair per axis."""
+    inside = tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, pad_width, strict=True))
+    return namespace(x).pad(x, pad_width, constant_values=constant_values), lambda g: g[inside]
 
 
 def tril(x, *, k: int = 0):
@@ -141,7 +123,4 @@ def repeat(x, *, repeats: int, axis: int):
     """Every number `repeats` times in a row along the axis."""
     axis = axis % x.ndim
     split = (*x.shape[:axis + 1], repeats, *x.shape[axis + 1:])
-    joined = (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1:])
-    narrow = (*x.shape[:axis + 1], 1, *x.shape[axis + 1:])
-    y = namespace(x).broadcast_to(x.reshape(narrow), split).reshape(joined)
-    return y, lambda g: g.reshape(split).sum(axis=axis + 1)
+    return x.repeat(repeats, axis=axis), lambda g: g.reshape(split).sum(axis=axis + 1)

@@ -1,0 +1,65 @@
+"""Floor 0: random numbers. One seed rules them all: weights, batches, dropout masks, samples.
+
+NumPy's generator on the host; where masks are needed, a hash of position and key, which is the same on every device.
+"""
+
+from __future__ import annotations                          # naming np.random in a type would import it
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .backend import Array
+
+_stream: ContextVar[np.random.Generator | None] = ContextVar("stream", default=None)
+
+
+@cache
+def _default() -> np.random.Generator:
+    return np.random.default_rng()
+
+
+def rng() -> np.random.Generator:
+    """The generator in force: weights, dropout keys and samples are all drawn from it."""
+    return _stream.get() or _default()
+
+
+def manual_seed(seed: int) -> None:
+    """Start the generator in force afresh: the same seed gives the same weights, masks and samples, on any device."""
+    rng().bit_generator.state = np.random.default_rng(seed).bit_generator.state
+
+
+@contextmanager
+def random_stream(generator: np.random.Generator) -> Iterator[None]:
+    """Draw from this generator inside the block, in this thread only."""
+    token = _stream.set(generator)
+    try:
+        yield
+    finally:
+        _stream.reset(token)
+
+
+def new_key() -> int:
+    """63 random bits from which `random_bits` unfolds a whole array."""
+    return int(rng().integers(1 << 63))
+
+
+def random_bits(count: int, key: int, xp: Any) -> Array:
+    """`count` random 32-bit numbers that depend on nothing but their position and the key.
+
+    A counter scrambled by two rounds of multiply and shift (the finaliser of MurmurHash3, with the constants of
+    Wellons, "Prospecting for Hash Functions", 2018), half of the key before each round. There is no state to
+    save: a mask can be drawn again instead of kept, and NumPy and CuPy draw the same one.
+    """
+    bits = xp.arange(count, dtype=np.uint32)
+    bits += np.uint32(key & 0xFFFFFFFF)
+    for multiplier, half in ((0x7FEB352D, key >> 32 & 0xFFFFFFFF), (0x846CA68B, 0)):
+        bits ^= bits >> np.uint32(16)
+        bits *= np.uint32(multiplier)
+        bits ^= bits >> np.uint32(15)
+        bits += np.uint32(half)
+    return bits

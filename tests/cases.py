@@ -297,7 +297,7 @@ ROWS = [
     Row(ops.mul, each(lambda a, b: a * b), lambda t, a, b: a * b, ("b", "a"), TWOS),
     Row(ops.div, each(lambda a, b: a / b), lambda t, a, b: a / b, ("b", "b y"), TWOS),
     Row(ops.neg, each(lambda x: -x), lambda t, x: -x, "", ONES),
-    Row(ops.power, each(math.pow), lambda t, a, b: a ** b, ("a b", "a b y"), [call(abs(a), b) for a, b in PAIRS]),
+    Row(ops.power, each(math.pow), lambda t, a, b: a ** b, ("a b", "a y"), [call(abs(a), b) for a, b in PAIRS]),
     Row(ops.exp, each(math.exp), lambda t, x: t.exp(x), "y", ONES),
     Row(ops.log, each(math.log), lambda t, x: t.log(x), "x", POSITIVE),
     Row(ops.log1p, each(math.log1p), lambda t, x: t.log1p(x), "x", POSITIVE),

@@ -71,9 +71,9 @@ def test_operands_on_two_devices():
     gpu = SimpleNamespace(shape=(2, 3), dtype=np.dtype("float32"),
                           __array_namespace__=lambda: SimpleNamespace(__name__="cupy"))
     assert operand(gpu) == "(2, 3) float32 on cuda"
-    assert "different devices" in fix("add", [np.ones((2, 3)), gpu])
-    assert ".to('cuda')" in fix("matmul", [gpu, np.ones(3)])
-    assert fix("add", [gpu, gpu]) == ""
+    assert "different devices" in fix("add", [np.ones((2, 3)), gpu], {})
+    assert ".to('cuda')" in fix("matmul", [gpu, np.ones(3)], {})
+    assert fix("add", [gpu, gpu], {}) == ""
 
 
 def test_a_long_setting_is_cut_short():

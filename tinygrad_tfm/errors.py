@@ -16,7 +16,7 @@ def explain(error: Exception, rule: Callable, arrays: Sequence[Any], settings: d
     lines = [f"{rule.__name__}: {error}"]
     lines += [f"  {name:<{_longest(rule)}} {operand(a)}" for name, a in zip(_names(rule, len(arrays)), arrays)]
     lines += [f"  {name} = {_short(value)}" for name, value in settings.items()]
-    hint = fix(rule.__name__, arrays) or _fix_named(rule, settings)
+    hint = fix(rule.__name__, arrays, settings) or _fix_named(rule, settings)
     if hint:
         lines.append(f"  → {hint}")
     kind = next((kind for kind in (ValueError, IndexError) if isinstance(error, kind)), TypeError)
@@ -39,12 +39,13 @@ def operand(x: Any) -> str:
     return f"{_short(x)} ({type(x).__name__})"
 
 
-def fix(name: str, arrays: Sequence[Any]) -> str:
+def fix(name: str, arrays: Sequence[Any], settings: dict[str, Any]) -> str:
     """The change that would most likely help, or nothing."""
     shaped = [a for a in arrays if hasattr(a, "shape")]
+    parts = [part for value in settings.values() for part in (value if isinstance(value, tuple) else (value,))]
     if any(not hasattr(a, "shape") and not isinstance(a, int | float | type(None)) for a in arrays):
         return "operands are Tensors, arrays or numbers"
-    if len({device_of(a) for a in shaped}) > 1:
+    if len({device_of(a) for a in [*shaped, *(part for part in parts if hasattr(part, "shape"))]}) > 1:
         return "the operands live on different devices: move one with .to('cuda') or .to('cpu')"
     shapes = [tuple(a.shape) for a in shaped]
     if name == "matmul" and len(shapes) == 2 and all(shapes):

@@ -124,8 +124,8 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
 
 def _plain_causal(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0,
                   **settings: Any) -> bool:
-    return (q.dtype == np.float32 and q.ndim == 4 and mask is None and not p and q.shape[:2] == k.shape[:2]
-            and (not causal or k.shape[2] >= q.shape[2]))
+    return (q.dtype == np.float32 and q.ndim == 4 and q.size and k.size and mask is None and not p
+            and q.shape[:2] == k.shape[:2] and (not causal or k.shape[2] >= q.shape[2]))
 
 
 @twin(fits=_plain_causal)

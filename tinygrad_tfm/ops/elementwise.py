@@ -44,9 +44,9 @@ def neg(x):
 
 def power(a, b):
     """y = aᵇ.   ∂y/∂a = b·aᵇ⁻¹, ∂y/∂b = y·ln a  (0 at a = 0, where the limit from above is 0)"""
-    y = a ** b
+    y, ln = a ** b, math.log if isinstance(a, int | float) else namespace(a).log
     return y, (lambda g: g * (b * a ** (b - (b != 0))),          # b = 0 must not divide by a
-               lambda g: g * (y * namespace(a, b).log(a + (constant(a) == 0))))
+               lambda g: g * (y * ln(a + (constant(a) == 0))))
 
 
 def exp(x):

@@ -32,7 +32,8 @@ class DecoderConfig:
 
     vocab V, context T (tokens it sees at once), layers, heads H, width D, hidden F (4·D if None), dropout p, bias
     (in linear layers and norms), tied (output weights = embedding weights), pre_norm, positions ("learned" or
-    "sinusoidal"), activation ("gelu", "gelu_tanh", "relu", "silu"), scale_embedding (by √D), std (of the first weights).
+    "sinusoidal"), activation ("gelu", "gelu_tanh", "relu", "silu"), scale_embedding (by √D), std (of the first
+    weights).
     """
 
     vocab: int

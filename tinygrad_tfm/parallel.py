@@ -84,8 +84,9 @@ class DataParallel:
         total = sum(self._each(work, x, y))
         for p, *others in zip(*(m.parameters() for m in self.replicas), strict=True):
             for other in others:
-                p.node.grad = p.grad + other.grad
-                other.zero_grad()
+                if other.grad is not None:                         # in a batch smaller than the workers some have none
+                    p.node.grad = p.grad + other.grad
+                    other.zero_grad()
         return total
 
     def loss(self, x: Array, y: Array) -> Array:

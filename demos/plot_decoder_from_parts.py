@@ -19,7 +19,7 @@ from tinygrad_tfm.parallel import DataParallel, suggested_workers
 from tinygrad_tfm.text import CharTokenizer, baselines, corpus, random_batch, split, windows
 
 chosen = options(__file__, __doc__)
-CONTEXT, BATCH, STEPS = (32, 8, 120) if chosen.quick else (64, 12, 1200)
+CONTEXT, BATCH, STEPS = (32, 8, 120) if chosen.quick else (64, 12, 1440)
 LAYERS, HEADS, WIDTH, PEAK = (1, 2, 32, 1e-2) if chosen.quick else (2, 4, 128, 3e-3)
 
 # %%
@@ -134,8 +134,8 @@ for name, label in [("uniform", f"ln V = ln {tokenizer.size}"),
 width = max(1, STEPS // 100)
 ax.plot(np.arange(width - 1, STEPS) + 1, smooth(curve, width), color=BLUE, lw=1.5)
 ax.plot(*zip(*checks, strict=True), "o-", color=RED, markersize=5, lw=1.5)
-ax.text(STEPS * 0.3, checks[2][1] + 0.18, "validation", color=RED, weight="bold")
-ax.text(STEPS * 0.3, checks[2][1] - 0.25, "training", color=BLUE, weight="bold", ha="right")
+ax.text(STEPS * 0.72, checks[4][1] + 0.09, "validation", color=RED, weight="bold")
+ax.text(STEPS * 0.7, checks[4][1] - 0.3, "training", color=BLUE, weight="bold", ha="right")
 ax.set(xlabel=f"steps of {BATCH * CONTEXT:,} characters", ylabel="loss (nats a character)",
        ylim=(min(final, *curve) - 0.1, math.log(tokenizer.size) + 0.3),
        title=f"{model.size():,} parameters on {book.name}: {final:.2f} after {STEPS:,} steps")

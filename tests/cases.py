@@ -116,8 +116,8 @@ def softmax_of(v: list) -> list:
     return [1 / math.fsum(math.exp(w - u) for w in v) for u in v]
 
 
-def cut(x: float, low: float | None = None, high: float | None = None) -> float:
-    return low if low is not None and x < low else high if high is not None and x > high else x
+def cut(x: float, min: float | None = None, max: float | None = None) -> float:
+    return min if min is not None and x < min else max if max is not None and x > max else x
 
 
 def normalised(v: list, gain: Any = None, bias: Any = None, eps: float = 1e-5) -> list:
@@ -319,9 +319,9 @@ ROWS = [
         [*TWOS[:5], call(TIED, TIED[:, ::-1], order=1)]),
     Row(ops.minimum, each(min), lambda t, a, b: t.minimum(a, b), ("tie first", "tie first"),
         [*TWOS[:5], call(TIED, TIED[:, ::-1], order=1)]),
-    Row(ops.clip, each(cut), lambda t, x, low=None, high=None: x.clamp(low, high), "inside",
-        [call(A, low=-0.5, high=0.7), call(A, low=0.1), call(A, high=0.1), call(ONE, low=0.0), call(EMPTY, high=1.0),
-         call(TIED, low=0.5, high=2.0, order=0)]),
+    Row(ops.clip, each(cut), lambda t, x, min=None, max=None: x.clamp(min, max), "inside",
+        [call(A, min=-0.5, max=0.7), call(A, min=0.1), call(A, max=0.1), call(ONE, min=0.0), call(EMPTY, max=1.0),
+         call(TIED, min=0.5, max=2.0, order=0)]),
     Row(ops.where, lambda a, b, condition: each(lambda c, a, b: a if c else b)(condition, a, b),
         lambda t, a, b, condition: t.where(t.tensor(condition), a, b), ("condition", "condition"),
         [call(a, b, condition=a > 0) for a, b in PAIRS] + [call(LINE, ONE, condition=A > 0)]),
@@ -343,8 +343,8 @@ ROWS = [
          call(A * [1, 0, 1, 0], axis=1, order=1), call(A * [1, 0, 1, 1], axis=1, keepdims=True, order=1)]),
     Row(ops.logsumexp, along(lambda v: math.log(math.fsum(map(math.exp, v))), default=-1), torch_logsumexp, "x y",
         [call(CUBE, **axes) for axes in AXES] + [call(CUBE, axis=None), call(A + 100), call(EMPTY)]),
-    Row(ops.cumsum, lines(lambda v: list(itertools.accumulate(v))), lambda t, x, axis=-1: t.cumsum(x, axis), "",
-        [call(CUBE), call(CUBE, axis=0), call(CUBE, axis=-2), call(EMPTY), call(EMPTY, axis=0)]),
+    Row(ops.cumsum, lines(lambda v: list(itertools.accumulate(v))), lambda t, x, axis: t.cumsum(x, axis), "",
+        [call(CUBE, axis=-1), call(CUBE, axis=0), call(CUBE, axis=-2), call(EMPTY, axis=-1), call(EMPTY, axis=0)]),
 
     # products
     Row(ops.matmul, matmul, lambda t, a, b: a @ b, ("b", "a"),

@@ -33,7 +33,7 @@ def test_an_error_names_the_settings():
 
 
 def test_operands_of_an_op_that_takes_many_are_numbered():
-    message = said(ValueError, lambda: F.concatenate([ones(2, 3), ones(2, 3), ones(2, 4)]))
+    message = said(ValueError, lambda: F.concat([ones(2, 3), ones(2, 3), ones(2, 4)]))
     assert "xs[2] (2, 4)" in message
 
 

@@ -10,9 +10,22 @@ F feed-forward width, V vocabulary. Read the source in the order of its floors: 
 `functional`, `nn/`, `models/decoder`; docs/reading-order.md is the tour. (Not part of tinygrad.)
 """
 
-from . import functional, models, nn, optim, tensor, testing, watch
+import importlib
+from typing import Any
+
+from . import functional, models, nn, optim, random, tensor, testing, watch
 from .random import manual_seed
 from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
 
 F = functional
+LATER = ("text", "train", "generate", "checkpoint", "runs", "parallel")     # they bring in more than NumPy's start does
+
+
+def __getattr__(name: str) -> Any:
+    """`tg.text` and its like, imported when first asked for."""
+    if name in LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __version__ = "0.1.0"

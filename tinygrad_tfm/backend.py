@@ -2,7 +2,7 @@
 
 NumPy or CuPy is decided by the array in hand, never by a global setting: code that must work on both asks
 `namespace(x)` and calls what it gets. Nothing here knows tensors or gradients. (Beside it on this floor, for later:
-`random.py`, so that one seed rules all numbers, `special.py` with the one function NumPy lacks, `errors.py`.)
+`gpu.py`, which finds one or says why not, `random.py`, `special.py` with the one function NumPy lacks, `errors.py`.)
 Read next: `ops/`, the operations.
 """
 
@@ -10,6 +10,8 @@ import sys
 from typing import Any
 
 import numpy as np
+
+from .gpu import cuda, resolve_device
 
 Array = Any                       # numpy.ndarray or cupy.ndarray
 DEFAULT_DTYPE = np.float32        # of Python numbers and lists that become tensors, and of new weights
@@ -36,44 +38,9 @@ def device_of(x: Any) -> str:
     return "cuda" if namespace(x).__name__ == "cupy" else "cpu"
 
 
-def cuda() -> Any:
-    """The CuPy module, once it has been seen to find a GPU.
-
-    Raises ImportError without CuPy, RuntimeError without a device; both say what to do.
-    """
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError("device 'cuda' needs CuPy, which is not installed: "
-                          "pip install 'tinygrad_tfm[cuda13]' (or [cuda12] for an older driver)") from error
-    try:
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:                         # CuPy's own error type cannot be named without CuPy
-        raise RuntimeError(f"device 'cuda': CuPy is installed but finds no usable GPU ({error}); "
-                           "run `python -m tinygrad_tfm doctor`, or use --device cpu") from error
-    if not devices:
-        raise RuntimeError("device 'cuda': CuPy is installed but there is no GPU; use --device cpu")
-    return cupy
-
-
-def resolve_device(name: str) -> str:
-    """"cpu", "cuda", or for "auto" the better of the two that works here. Raises ValueError for other names."""
-    if name == "auto":
-        try:
-            cuda()
-        except (ImportError, RuntimeError):
-            return "cpu"
-        return "cuda"
-    if name == "cuda":
-        cuda()
-    elif name != "cpu":
-        raise ValueError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'auto'")
-    return name
-
-
-def to_device(x: Array, device: str) -> Array:
-    """The array on that device; itself when it is there already."""
-    if device == device_of(x):
+def to_device(x: Array, device: str | None) -> Array:
+    """The array on that device; itself when it is there already, or where no device is wished for."""
+    if device is None or device == device_of(x):
         return x
     return cuda().asarray(x) if resolve_device(device) == "cuda" else to_numpy(x)
 

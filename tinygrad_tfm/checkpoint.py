@@ -31,8 +31,9 @@ def library() -> Any:
 
 def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
     """Write arrays and JSON-able metadata, all or nothing. Raises OSError, e.g. on a full disk."""
+    words = {name: json.dumps(value, default=int) for name, value in metadata.items()}
     data = library().numpy.save({name: np.asarray(a, order="C") for name, a in arrays.items()},
-                                metadata={"format": FORMAT} | {k: json.dumps(v) for k, v in metadata.items()})
+                                metadata={"format": FORMAT} | words)
     write_whole(path, data)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, bench, checkpoint, doctor
-from .backend import resolve_device
 from .generate import Sampling, generate_text
+from .gpu import resolve_device
 from .models.decoder import DecoderConfig
 from .runs import Run
 from .text import CORPORA, CharTokenizer, any_corpus, corpus, split, text_file

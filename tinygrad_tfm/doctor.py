@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import cuda
+from .gpu import cuda
 from .parallel import cores, suggested_workers
 
 EXTRAS = {"safetensors": "weights", "matplotlib": "plot", "tqdm": "plot", "threadpoolctl": "threads",

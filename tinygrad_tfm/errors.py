@@ -32,6 +32,13 @@ def settings_by_name(rule: Callable, names: tuple[str, ...], values: tuple, sett
     return settings | dict(zip(names, values))
 
 
+def no_such_attribute(name: str, functional: Any) -> str:
+    """What to write instead of a method that Tensor does not have."""
+    there = hasattr(functional, name) and not name.startswith("_")
+    return f"a Tensor has no method {name!r}" + (f": it is the function F.{name}(x), with F = tg.functional" if there
+                                                 else "")
+
+
 def operand(x: Any) -> str:
     """Shape, dtype and device of an array; anything else as itself."""
     if hasattr(x, "dtype") and hasattr(x, "shape"):
@@ -48,6 +55,8 @@ def fix(name: str, arrays: Sequence[Any], settings: dict[str, Any]) -> str:
     if len({device_of(a) for a in [*shaped, *(part for part in parts if hasattr(part, "shape"))]}) > 1:
         return "the operands live on different devices: move one with .to('cuda') or .to('cpu')"
     shapes = [tuple(a.shape) for a in shaped]
+    if settings.get("p") and settings.get("key", 0) is None:
+        return "dropping needs a key, the same for the same mask: key=tg.random.new_key() draws a new one"
     if name == "matmul" and len(shapes) == 2 and all(shapes):
         return _fix_matmul(*shapes)
     if len(shapes) == 2 and shapes[0] != shapes[1]:
@@ -61,8 +70,12 @@ def fix(name: str, arrays: Sequence[Any], settings: dict[str, Any]) -> str:
 
 
 def _fix_named(rule: Callable, settings: dict[str, Any]) -> str:
-    named = [name for name in rule.__code__.co_varnames[:rule.__code__.co_argcount] if name in settings]
-    return f"inputs come by position, only settings by name: give {', '.join(named)} without it" if named else ""
+    code, numpys = rule.__code__, {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
+    known = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    named = [name for name in known[:code.co_argcount] if name in settings]
+    foreign = [name for name in settings if name not in known and numpys.get(name) in known]
+    return (f"inputs come by position, only settings by name: give {', '.join(named)} without it" if named else
+            f"here it is called {numpys[foreign[0]]}" if foreign else "")
 
 
 def _fix_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> str:
@@ -89,7 +102,9 @@ def _longest(rule: Callable) -> int:
 
 
 def _short(x: Any) -> str:
-    text = operand(x) if hasattr(x, "dtype") and hasattr(x, "shape") else repr(x)
+    parts = [operand(part) if hasattr(part, "dtype") and hasattr(part, "shape") else repr(part)
+             for part in (x if isinstance(x, tuple) else (x,))]
+    text = ", ".join(parts) if len(parts) < 2 else f"({', '.join(parts)})"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -98,7 +113,7 @@ def _short(x: Any) -> str:
 def positive(owner: str, **sizes: int) -> None:
     """Raise ValueError for a size that is no positive integer."""
     for name, n in sizes.items():
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        if not hasattr(n, "__index__") or isinstance(n, bool) or n < 1:
             raise ValueError(f"{owner}: {name} must be a positive integer, not {n!r}")
 
 

@@ -69,9 +69,12 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     return _where(a, b, condition=bare(condition))
 
 
-def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+def concat(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors one after the other along an axis they have."""
     return _concat(*tensors, axis=axis)
+
+
+concatenate = concat                                      # NumPy knows both names, CuPy the long one
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:

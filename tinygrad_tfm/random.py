@@ -3,7 +3,7 @@
 NumPy's generator on the host; where masks are needed, a hash of position and key, which is the same on every device.
 """
 
-from __future__ import annotations                          # naming np.random in a type would import it
+from __future__ import annotations  # naming np.random in a type would import it
 
 from collections.abc import Iterator
 from contextlib import contextmanager

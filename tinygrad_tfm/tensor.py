@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from . import kernels, ops
-from .backend import DEFAULT_DTYPE, Array, cuda, device_of, namespace, to_device, to_numpy
-from .errors import explain, settings_by_name
+from .backend import DEFAULT_DTYPE, Array, device_of, namespace, to_device, to_numpy
+from .errors import explain, no_such_attribute, settings_by_name
+from .gpu import cuda
 
 # ---- switches: context variables, so that no thread sees another's --------------------------------------------------
 
@@ -99,7 +100,7 @@ class Node:
         return f"<{self.name} {self.shape} {self.dtype}>"
 
 
-def lift(rule: Callable) -> Callable:
+def lift(rule: Callable) -> Callable[..., Tensor]:
     """A rule on arrays, as a function on Tensors.
 
     Inputs come by position. Settings come by keyword, or by position after the inputs. The rule's name labels graph
@@ -115,11 +116,12 @@ def lift(rule: Callable) -> Callable:
             inputs = inputs[:arity]
         elif len(inputs) < arity and defaults:
             inputs += defaults[len(defaults) - arity + len(inputs):]
-        if settings:
-            settings = {k: v.data if isinstance(v, Tensor) else v for k, v in settings.items()}
         arrays = [x.data if isinstance(x, Tensor) else plain_value(x) for x in inputs]
         parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs]) if _recording.get() else ()
         try:
+            if settings:
+                settings = {k: namespace(*arrays).asarray(v) if isinstance(v, list) else bare(v)
+                            for k, v in settings.items()}
             text = (kernels.choose(twins, arrays, settings) or rule) if twins and _fused.get() else rule
             if _watchers.get():
                 value, back = run(rule.__name__, lambda: forward(text, arrays, settings, parents))
@@ -135,13 +137,17 @@ def lift(rule: Callable) -> Callable:
         return out
 
     op.rule = rule                                                 # type: ignore[attr-defined]
-    return update_wrapper(op, rule)
+    op.__module__ = sys._getframe(1).f_globals["__name__"]         # where it may be found again, by pickle too
+    return update_wrapper(op, rule, assigned=("__name__", "__qualname__", "__doc__"))
 
 
 def forward(rule: Callable, arrays: Sequence, settings: dict, parents: tuple) -> tuple:
     """The value of a rule, and as much of the way back as its inputs' nodes will ask for; None if none has a node."""
     value, back = rule(*arrays, **settings)
-    return as_array(value) if isinstance(value, np.generic) else value, needed(back, parents) if any(parents) else None
+    value = np.asarray(value) if isinstance(value, np.generic) else value
+    if value.dtype == np.float64 and not any(getattr(a, "dtype", None) == np.float64 for a in arrays):
+        value = value.astype(settings.get("dtype", DEFAULT_DTYPE))  # integers and numbers do not make it double
+    return value, needed(back, parents) if any(parents) else None
 
 
 def needed(back: Any, parents: tuple) -> Any:
@@ -218,7 +224,7 @@ def walk_back(root: Node, seed: Any, retain_graph: bool, create_graph: bool,
                 if not create_graph:
                     ours.add(parent)
         if not retain_graph and not create_graph:
-            node.parents, node.back, node.call = (), FREED, None
+            node.parents, node.back, node.call, node.scope = (), FREED, None, ()
     return grads
 
 
@@ -267,6 +273,8 @@ def as_array(data: Any, dtype: Any = None) -> Array:
             on_gpu = data.__dlpack_device__()[0] == 2
             data = cuda().from_dlpack(data) if on_gpu else np.from_dlpack(data)
         else:
+            if isinstance(data, list | tuple) and any(isinstance(x, Tensor) for x in data):
+                raise TypeError("a list of Tensors has no graph: F.stack or F.concat make one Tensor of them")
             typed = hasattr(data, "dtype")
             data = np.asarray(data)
             if data.dtype == np.float64 and not typed:
@@ -304,19 +312,18 @@ class Tensor:
     __lift__ = staticmethod(lift)
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
-        self.data = as_array(data, dtype)
-        if device is not None:
-            self.data = to_device(self.data, device)
+        self.data = to_device(as_array(data, dtype), device)
         self.node = None
         self.requires_grad = requires_grad
 
-    shape = property(lambda self: self.data.shape)
-    ndim = property(lambda self: self.data.ndim)
-    size = property(lambda self: self.data.size)
-    dtype = property(lambda self: self.data.dtype)
-    device = property(lambda self: device_of(self.data))
-    T = property(lambda self: self.transpose())
-    grad = property(lambda self: self.node and self.node.grad, doc="The gradient, once backward has been here.")
+    shape: tuple[int, ...] = property(lambda self: self.data.shape)                         # type: ignore[assignment]
+    ndim: int = property(lambda self: self.data.ndim)                                       # type: ignore[assignment]
+    size: int = property(lambda self: self.data.size)                                       # type: ignore[assignment]
+    dtype: Any = property(lambda self: self.data.dtype)
+    device: str = property(lambda self: device_of(self.data))                               # type: ignore[assignment]
+    T: Tensor = property(lambda self: self.transpose())                                     # type: ignore[assignment]
+    grad: Any = property(lambda self: self.node and self.node.grad, doc="The gradient, an array, once backward has "
+                         "been here. To be read, not written into: others may hold the same array.")
 
     @property
     def requires_grad(self) -> bool:
@@ -378,7 +385,13 @@ class Tensor:
         return self.data.item()
 
     def to(self, device: str) -> Tensor:
-        """A tensor with this array on that device; the tensor itself when it is there. The copy is a new leaf."""
+        """A tensor with this array on that device; the tensor itself when it is there. The copy is a new leaf.
+
+        Raises RuntimeError in the middle of a graph, which would end here.
+        """
+        if device != self.device and self.node is not None and self.node.back is not None:
+            raise RuntimeError(f"the value of {self.node.name} cannot change device: its gradient would be lost; move "
+                               "what it is computed from, or .detach() it first")
         return self if device == self.device else Tensor(to_device(self.data, device), self.requires_grad)
 
     def __repr__(self) -> str:
@@ -388,6 +401,8 @@ class Tensor:
         return head + extra + (f", from {self.node.name}" if self.node and self.node.back else
                                ", requires_grad=True" if self.node else "") + ")"
 
+    def __getattr__(self, name: str) -> Any: raise AttributeError(no_such_attribute(name, sys.modules[FUNCTIONAL]))
+    def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else repr(self)
     def __len__(self) -> int: return len(self.data)
     def __iter__(self) -> Iterator[Tensor]: return (self[i] for i in range(len(self)))
     def __bool__(self) -> bool: return bool(self.data)
@@ -420,7 +435,7 @@ class Tensor:
     __rtruediv__ = reflected(__truediv__)
     __rpow__ = reflected(__pow__)
     __rmatmul__ = reflected(__matmul__)
-    def __getitem__(self, index): return Tensor._getitem(self, index=bare(index))
+    def __getitem__(self, index): return Tensor._getitem(self, index=index if isinstance(index, tuple) else (index,))
 
     # What has no gradient: comparisons, logic, indices.
     __eq__ = without_gradient(operator.eq)
@@ -472,16 +487,20 @@ def grad(f: Callable, argnum: int = 0) -> Callable:
     """The function x ↦ ∂f/∂x of a function from Tensors to a scalar Tensor; it can be differentiated again.
 
     `tg.grad(tg.grad(f))(x)` is the second derivative. The gradient is taken in argument number `argnum`, which may
-    be a Tensor, an array or a number; no `.grad` of anything is touched. Raises ValueError if f's value is no scalar.
+    be a Tensor, an array or a number; no `.grad` of anything is touched. It has a graph of its own only where x has
+    one, or inside another `grad`. Raises ValueError if f's value is no scalar.
     """
-    def gradient(*args: Any) -> Tensor:
+    def gradient(*args: Any, **kw: Any) -> Tensor:
+        given = args[argnum] if isinstance(args[argnum], Tensor) else Tensor(args[argnum])
+        again = _keep_inputs.get() or given.requires_grad
         with higher_order(), switched(_recording, True):
-            x = args[argnum] if isinstance(args[argnum], Tensor) else Tensor(args[argnum])
-            x = Tensor._identity(x) if x.node else Tensor(x.data, requires_grad=True)
-            y = f(*args[:argnum], x, *args[argnum + 1:])
-            if y.size != 1:
+            x = given * 1.0                                        # a node of its own, and floats of integers
+            x.node = x.node or Node("leaf", x.data)
+            y = f(*args[:argnum], x, *args[argnum + 1:], **kw)
+            if np.size(bare(y)) != 1:
                 raise ValueError(f"grad differentiates a function to one number, this one gave shape {y.shape}")
-            leaves = frozenset([x.node])
-            found = walk_back(y.node, Tensor(np.ones_like(y.data)), True, True, leaves) if y.node else {}
-        return found[x.node] if x.node in found else Tensor(np.zeros_like(x.data))
+            depends = isinstance(y, Tensor) and y.requires_grad
+            found = walk_back(y.node, Tensor(np.ones_like(y.data)), True, True, frozenset([x.node])) if depends else {}
+        slope = found[x.node] if x.node in found else Tensor(np.zeros_like(x.data))
+        return slope if again else slope.detach()
     return gradient

@@ -80,7 +80,8 @@ def check_second(rule: Callable, *arrays: Any, **settings: Any) -> None:
     try:
         with higher_order():
             leaves = [None if x is None else Tensor(x, requires_grad=True) for x in (*xs, g)]
-            first: dict[Any, Any] = walk_back(lift(rule)(*leaves[:-1], **settings).node, leaves[-1], True, True)
+            node: Any = lift(rule)(*leaves[:-1], **settings).node
+            first: dict[Any, Any] = walk_back(node, leaves[-1], True, True)
             total = sum(((first[x.node] * v).sum() for x, v in zip(leaves, vs) if x is not None), start=Tensor(0.0))
             if total.node:
                 second = walk_back(total.node, Tensor(1.0), True, True)

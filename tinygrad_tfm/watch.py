@@ -1,6 +1,5 @@
 """Floor 4: three watchers that stand at the engine's gate: a timer, a finder of NaNs, a ledger of saved memory.
 
-    with tg.watching(tg.watch.Timer()) as …                          # or, shorter:
     with tg.watch.timed() as timer:
         model.loss(x, y).backward()
     print(timer)

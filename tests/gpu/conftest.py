@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import standin
 
-from tinygrad_tfm.backend import cuda
+from tinygrad_tfm.gpu import cuda
 
 
 @pytest.fixture(scope="session", autouse=True)

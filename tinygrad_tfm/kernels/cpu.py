@@ -43,7 +43,7 @@ def twin(fits: Callable[..., bool]) -> Callable[[Callable], Callable]:
 
 def float32(x: Any, *others: Any, **settings: Any) -> bool:
     """In double precision the plain rules serve: there one wants their exact words."""
-    return x.dtype == np.float32
+    return getattr(x, "dtype", None) == np.float32
 
 
 def blocks(n: int, width: int = 1) -> list[slice]:
@@ -92,7 +92,8 @@ def gelu(x):
 
 
 def _has_gain(x: Any, gain: Any = None, bias: Any = None, **settings: Any) -> bool:
-    return x.dtype == np.float32 and gain is not None
+    return (gain is not None and x.dtype == gain.dtype == np.float32
+            and all(a is None or a.shape == x.shape[-1:] for a in (gain, bias)))
 
 
 @twin(fits=_has_gain)
@@ -124,8 +125,9 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
 
 def _plain_causal(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0,
                   **settings: Any) -> bool:
-    return (q.dtype == np.float32 and q.ndim == 4 and q.size and k.size and mask is None and not p
-            and q.shape[:2] == k.shape[:2] and (not causal or k.shape[2] >= q.shape[2]))
+    return (q.dtype == k.dtype == v.dtype == np.float32 and q.ndim == k.ndim == v.ndim == 4 and q.size and k.size
+            and mask is None and not p and q.shape[:2] == k.shape[:2] and v.shape[:3] == k.shape[:3]
+            and (not causal or k.shape[2] >= q.shape[2]))
 
 
 @twin(fits=_plain_causal)

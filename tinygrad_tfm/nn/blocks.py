@@ -60,6 +60,8 @@ class Block(Module):
             lambda y: self.dropout(self.attention(y, mask=mask, causal=causal, cache=cache)),
             self.feed_forward]
         cross = self.cross
+        if (cross is None) != (memory is None):
+            raise ValueError("a block with cross-attention needs a memory, one without has no use for it")
         if cross is not None:
             steps.insert(1, lambda y: self.dropout(cross(y, memory, mask=memory_mask)))
         for norm, step in zip(self.norms, steps, strict=True):

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..backend import resolve_device, to_device, to_numpy
+from ..backend import to_device, to_numpy
+from ..gpu import resolve_device
 from ..tensor import Tensor, place_of, scope
 
 
@@ -118,6 +119,8 @@ def walk(root: Any) -> Iterator[tuple[str, Any]]:
     seen = set()
 
     def visit(x: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(x, set | frozenset) and any(isinstance(child, Tensor | Module) for child in x):
+            raise TypeError(f"{name} is a set, which has no order: put tensors and modules into a list or a dict")
         if id(x) in seen or not isinstance(x, Tensor | Module | list | tuple | dict):
             return
         seen.add(id(x))

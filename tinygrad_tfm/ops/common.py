@@ -1,5 +1,6 @@
 """What several families of rules share."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,9 @@ def kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     return tuple(1 if i in gone else n for i, n in enumerate(shape))
 
 
-def reduced(shape: tuple[int, ...], axis: Axis) -> int:
-    """How many numbers a reduction over `axis` takes together."""
-    count = 1
-    for n, m in zip(shape, kept(shape, axis)):
-        count *= n if m == 1 else 1
-    return count
+def reduced(shape: tuple[int, ...], axis: Axis, ddof: int = 0) -> int:
+    """How many numbers a reduction over `axis` takes together, less the degrees of freedom that are used up."""
+    count = math.prod(n for n, m in zip(shape, kept(shape, axis)) if m == 1)
+    if count and ddof >= count:
+        raise ValueError(f"ddof = {ddof} needs more than {count} numbers")
+    return count - ddof

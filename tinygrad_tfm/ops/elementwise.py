@@ -44,7 +44,7 @@ def neg(x):
 
 def power(a, b):
     """y = aᵇ.   ∂y/∂a = b·aᵇ⁻¹, ∂y/∂b = y·ln a  (0 at a = 0, where the limit from above is 0)"""
-    y, ln = a ** b, math.log if isinstance(a, int | float) else namespace(a).log
+    y, ln = a ** b, (lambda n: math.log(n) if n > 0 else math.nan) if isinstance(a, int | float) else namespace(a).log
     return y, (lambda g: g * (b * a ** (b - (b != 0))),          # b = 0 must not divide by a
                lambda g: g * (y * ln(a + (constant(a) == 0))))
 
@@ -100,8 +100,9 @@ def tanh(x):
 
 
 def sigmoid(x):
-    """y = 1/(1 + e⁻ˣ), by way of tanh, which cannot overflow.   ∂y/∂x = y·(1 − y)"""
-    y = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
+    """y = 1/(1 + e⁻ˣ), written so that e never overflows and the left tail keeps its digits.   ∂y/∂x = y·(1 − y)"""
+    e = namespace(x).exp(-abs(constant(x)))
+    y = use(sigmoid, x) if hasattr(x, "__lift__") else namespace(x).where(x >= 0, 1, e) / (1 + e)
     return y, lambda g: g * (y * (1 - y))
 
 
@@ -160,9 +161,9 @@ def _choose(y, first, tie):
     return y, (lambda g: share(g, first), lambda g: share(g, ~first))
 
 
-def clip(x, *, low: float | None = None, high: float | None = None):
-    """y = min(max(x, low), high).   ∂y/∂x = 1 inside the limits (and on them), else 0"""
-    low, high = -math.inf if low is None else low, math.inf if high is None else high
+def clip(x, *, min: float | None = None, max: float | None = None):
+    """y = x, but no less than min and no more than max.   ∂y/∂x = 1 inside the limits (and on them), else 0"""
+    low, high = -math.inf if min is None else min, math.inf if max is None else max
     inside = (constant(x) >= low) & (constant(x) <= high)
     y = use(minimum, use(maximum, x, low), high)
     return y, lambda g: g * inside

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ..backend import namespace
+from ..errors import fraction
 from ..random import random_bits
 from .common import constant, use
 from .elementwise import absolute, log1p, relu, sigmoid
@@ -82,14 +83,16 @@ def embedding(weight, *, ids: Any):
 def dropout(x, *, p: float, key: int):
     """y = x·m/(1 − p), each m being 0 with probability p and else 1; gx = g·m/(1 − p).     (...) → (...)
 
-    The mask is unfolded from `key`, so the same key drops the same numbers (Srivastava et al. 2014, JMLR 15, §4).
+    The mask is unfolded from `key`, so the same key drops the same numbers: `tg.random.new_key()` draws one.
+    (Srivastava et al. 2014, JMLR 15, §4)
     """
     scaled = keep(x.shape, p, key, namespace(constant(x))).astype(x.dtype) * (1 / (1 - p))
     return x * scaled, lambda g: g * scaled
 
 
-def keep(shape: tuple[int, ...], p: float, key: int, xp: Any) -> Any:
+def keep(shape: tuple[int, ...], p: float, key: Any, xp: Any) -> Any:
     """A boolean mask, True with probability 1 − p, that depends on the key alone."""
+    fraction("dropout", p=p)
     return random_bits(math.prod(shape), key, xp).reshape(shape) >= min(int(p * 2**32), 2**32 - 1)
 
 
@@ -99,35 +102,35 @@ def cross_entropy(logits, *, targets: Any, ignore_index: int = -100, label_smoot
     Targets equal to `ignore_index` do not count; if none is left the loss is 0. The gradient is (softmax − q)/n.
     (Label smoothing: Szegedy et al. 2015, arXiv:1512.00567, §7)
     """
-    V = logits.shape[-1]
-    logp = use(log_softmax, logits)
+    fraction("cross_entropy", label_smoothing=label_smoothing)
+    V, logp = logits.shape[-1], use(log_softmax, logits)
     rows, counted, n = _targets(logp, targets, ignore_index)
-    y = -(1 - label_smoothing) * (use(take_along_axis, logp, indices=rows, axis=-1) * counted).sum() / n
+    y = (1 - label_smoothing) * use(nll, logp, targets=targets, ignore_index=ignore_index)
     if label_smoothing:
-        y = y - label_smoothing / V * (logp * counted).sum() / n
+        y = y - label_smoothing / V * namespace(logp).where(counted, logp, 0).sum() / n
     def back(g):
         q = (1 - label_smoothing) * _one_hot(rows, logp) + label_smoothing / V
-        return (namespace(logp).exp(logp) - q) * counted * (g / n)
+        return namespace(g).where(counted, namespace(logp).exp(logp) - q, 0) * (g / n)
     return y, back
 
 
 def nll(logp, *, targets: Any, ignore_index: int = -100):
     """y = mean over targets t of −logpₜ: cross-entropy for what is already a log-probability.  (..., V), (...) → ()"""
     rows, counted, n = _targets(logp, targets, ignore_index)
-    y = -(use(take_along_axis, logp, indices=rows, axis=-1) * counted).sum() / n
-    return y, lambda g: -_one_hot(rows, logp) * counted * (g / n)
+    taken = use(take_along_axis, logp, indices=rows, axis=-1)
+    return (-namespace(taken).where(counted, taken, 0).sum() / n,       # a factor of 0 would let a NaN through
+            lambda g: -_one_hot(rows, logp) * counted * (g / n))
 
 
 def _targets(logp, targets: Any, ignore_index: int) -> tuple:
-    """The targets as a column of indices, which of them count (as 0 or 1), and how many do (at least 1)."""
+    """The targets as a column of indices, which of them count, and how many do (at least 1)."""
     if logp.shape[:-1] != targets.shape:
         raise ValueError(f"logits {logp.shape} need targets of shape {logp.shape[:-1]}, not {targets.shape}")
     xp, V, counted = namespace(targets), logp.shape[-1], targets != ignore_index
     if xp.__name__ == "numpy" and not (~counted | (targets >= 0) & (targets < V)).all():
         raise IndexError(f"targets must lie in 0 … {V - 1} or be {ignore_index}, "
                          f"these run from {targets.min()} to {targets.max()}")
-    rows, counted = (targets * counted)[..., None], counted[..., None].astype(logp.dtype)
-    return rows, counted, xp.maximum(counted.sum(), 1)
+    return (targets * counted)[..., None], counted[..., None], xp.maximum(counted.sum(), 1).astype(logp.dtype)
 
 
 def _one_hot(rows, like):
@@ -152,7 +155,7 @@ def binary_cross_entropy(logits, *, targets: Any):
 
 
 def attention(q, k, v, *, mask: Any = None, causal: bool = False, scale: float | None = None, p: float = 0.0,
-              key: int = 0):
+              key: int | None = None):
     """y = softmax(q·kᵀ·scale)·v: every query takes a weighted mean of the values, by its likeness to the keys.
 
     (B, H, T, K), (B, H, S, K), (B, H, S, K) → (B, H, T, K); any leading axes will do. scale is 1/√K by default.

@@ -67,15 +67,14 @@ def parse(subscripts: str, ndims: list[int]) -> tuple[list[str], str]:
     terms = left.split(",")
     if len(terms) != len(ndims):
         raise ValueError(f"'{subscripts}' names {len(terms)} inputs, {len(ndims)} were given")
-    spare = [c for c in string.ascii_letters if c not in subscripts]
     widest = max((n - len(t) + 3 for t, n in zip(terms, ndims) if "..." in t), default=0)
-    dots = "".join(spare[:widest])
+    dots = "".join(c for c in string.ascii_letters if c not in subscripts)[:widest]
     terms = [t.replace("...", dots[len(dots) - (n - len(t) + 3):]) if "..." in t else t for t, n in zip(terms, ndims)]
     for term, ndim in zip(terms, ndims):
         if len(term) != ndim or len(set(term)) != len(term):
             raise ValueError(f"'{term}' does not fit an input of {ndim} axes" if len(term) != ndim else
                              f"'{term}' repeats a letter: a diagonal is not supported")
     if not arrow:
-        joined = "".join(terms)
-        out = "..." * bool(dots) + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
+        alone = {c for term in terms for c in term if "".join(terms).count(c) == 1} - set(dots)
+        out = "..." * bool(dots) + "".join(sorted(alone))
     return terms, out.replace("...", dots)

@@ -27,18 +27,18 @@ def mean(x, *, axis: Axis = None, keepdims: bool = False):
 
 def var(x, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0):
     """y = Σ (x − mean)² / (n − ddof).   ∂y/∂xᵢ = 2(xᵢ − mean)/(n − ddof)"""
-    shape, n = x.shape, reduced(x.shape, axis) - ddof
+    shape, n = x.shape, reduced(x.shape, axis, ddof)
     centred = x - x.mean(axis=axis, keepdims=True)
     y = (centred * centred).sum(axis=axis, keepdims=keepdims) / n
     return y, lambda g: spread(g, shape, axis) * centred * (2 / n)
 
 
 def std(x, *, axis: Axis = None, keepdims: bool = False, ddof: int = 0):
-    """y = √var.   ∂y/∂xᵢ = (xᵢ − mean)/(y·(n − ddof))"""
-    shape, n = x.shape, reduced(x.shape, axis) - ddof
+    """y = √var.   ∂y/∂xᵢ = (xᵢ − mean)/(y·(n − ddof)), and 0 where all are equal"""
+    shape, n = x.shape, reduced(x.shape, axis, ddof)
     centred = x - x.mean(axis=axis, keepdims=True)
     y = namespace(x).sqrt((centred * centred).sum(axis=axis, keepdims=keepdims) / n)
-    return y, lambda g: spread(g / y, shape, axis) * centred * (1 / n)
+    return y, lambda g: spread(g / (y + (constant(y) == 0)), shape, axis) * centred * (1 / n)
 
 
 def reduce_max(x, *, axis: Axis = None, keepdims: bool = False):
@@ -78,9 +78,7 @@ def logsumexp(x, *, axis: Axis = -1, keepdims: bool = False):
     shape = x.shape
     high = highest(x, axis)
     y = namespace(x).log(namespace(x).exp(x - high).sum(axis=axis, keepdims=True)) + high
-    def back(g):
-        return g.reshape(kept(shape, axis)) * namespace(x).exp(x - y)
-    return (y if keepdims else y.sum(axis=axis)), back
+    return y if keepdims else y.sum(axis=axis), lambda g: g.reshape(kept(shape, axis)) * namespace(x).exp(x - y)
 
 
 def highest(x, axis: Axis):
@@ -90,7 +88,7 @@ def highest(x, axis: Axis):
     return namespace(x).where(namespace(x).isfinite(high), high, 0)
 
 
-def cumsum(x, *, axis: int = -1):
+def cumsum(x, *, axis: int):
     """yᵢ = x₀ + … + xᵢ.   gx is the running sum of g from the other end."""
     def back(g):
         return use(flip, use(cumsum, use(flip, g, axis=axis), axis=axis), axis=axis)

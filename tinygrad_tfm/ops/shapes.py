@@ -6,7 +6,7 @@ The way back of each moves the gradient to where its numbers came from.
 from typing import Any
 
 from ..backend import namespace
-from .common import Axis, constant, use
+from .common import Axis, use
 
 
 def reshape(x, *, shape: tuple[int, ...]):

@@ -11,6 +11,7 @@ import pytest
 
 from tinygrad_tfm import checkpoint
 from tinygrad_tfm.cli import main
+from tinygrad_tfm.runs import Run
 
 TINY = ["--steps", "20", "--batch", "4", "--context", "16", "--layers", "1", "--heads", "2", "--width", "16",
         "--workers", "1"]
@@ -35,6 +36,13 @@ def trained(text, tmp_path_factory):
 def tinygrad_tfm(*arguments, **kwargs):
     return subprocess.run([sys.executable, "-m", "tinygrad_tfm", *arguments], capture_output=True, text=True,
                           encoding="utf-8", timeout=120, **kwargs)
+
+
+def wait_for_steps(process, out):
+    waited = time.monotonic()
+    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count('"train"') < 5:
+        assert process.poll() is None and time.monotonic() - waited < 60
+        time.sleep(0.05)
 
 
 def refused(capsys, *arguments):
@@ -69,10 +77,7 @@ def test_ctrl_c_saves_and_the_line_it_prints_resumes(text, tmp_path):
     out = tmp_path / "long"
     process = subprocess.Popen([sys.executable, "-m", "tinygrad_tfm", "train", "--text", str(text), "--out", str(out),
                                 *TINY, "--steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    waited = time.monotonic()
-    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count('"train"') < 5:
-        assert process.poll() is None and time.monotonic() - waited < 60
-        time.sleep(0.05)
+    wait_for_steps(process, out)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
@@ -139,7 +144,7 @@ def test_a_truncated_a_foreign_and_a_missing_checkpoint(trained, tmp_path, capsy
 
 @pytest.mark.parametrize("options, word", [
     (["--prompt", "Ω is unseen"], "'Ω'"), (["--temperature", "-1"], "temperature"), (["--temperature", "nan"], "temp"),
-    (["--top-k", "0"], "top_k"), (["--top-p", "2"], "top_p"), (["--count", "0"], "--count")])
+    (["--top-k", "0"], "top_k"), (["--top-p", "2"], "top_p"), (["--count", "0"], "count"), (["--seed", "-1"], "seed")])
 def test_wrong_ways_to_sample(options, word, trained, capsys):
     assert word in refused(capsys, "sample", str(trained[0]), *options)
 
@@ -170,6 +175,99 @@ def test_doctor_and_bench_report_in_json(capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["cores"] >= 1
     assert main(["bench", "--suite", "ops", "--repeat", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ops"]["us_per_op"] > 0
+
+
+def test_a_stream_that_lacks_a_letter_gets_its_number(text, tmp_path):
+    path = tmp_path / "greek.txt"
+    path.write_text("αβγδε ωψχφ\n" * 100, encoding="utf-8")
+    done = tinygrad_tfm("train", "--text", str(path), "--out", str(tmp_path / "run"), *TINY,
+                        env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u03b1" in done.stdout
+
+
+def test_training_goes_on_when_nobody_listens_any_more(text, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-m", "tinygrad_tfm", "train", "--text", str(text), "--out", str(out),
+                                *TINY], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and not stderr
+    assert (out / "checkpoint.safetensors").exists()
+
+
+def test_sampling_ends_quietly_when_the_reader_has_seen_enough(trained):
+    process = subprocess.Popen([sys.executable, "-m", "tinygrad_tfm", "sample", str(trained[0]), "--count", "100000"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1 and not stderr
+
+
+def test_a_request_to_terminate_saves_too(text, tmp_path):
+    out = tmp_path / "long"
+    process = subprocess.Popen([sys.executable, "-m", "tinygrad_tfm", "train", "--text", str(text), "--out", str(out),
+                                *TINY, "--steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_steps(process, out)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and (out / "resume.safetensors").exists()
+
+
+def test_a_finished_run_needs_more_steps_to_go_on(trained, text, capsys):
+    out, _ = trained
+    assert "20 steps already" in refused(capsys, "train", "--resume", "--out", str(out))
+    assert "20 steps already" in refused(capsys, "train", "--resume", "--out", str(out), "--stop-at", "15")
+    assert "stop_at" in refused(capsys, "train", "--text", str(text), "--stop-at", "0")
+
+
+def test_a_run_goes_on_with_its_text_in_another_place(text, tmp_path, capsys):
+    moved, out = tmp_path / "moved.txt", tmp_path / "run"
+    moved.write_bytes(text.read_bytes())
+    assert main(["train", "--text", str(moved), "--out", str(out), "--stop-at", "5", *TINY]) == 0
+    moved.unlink()
+    assert "moved.txt" in refused(capsys, "train", "--resume", "--out", str(out))
+    assert main(["train", "--resume", "--out", str(out), "--text", str(text), "--steps", "22"]) == 0
+    assert "learning rate" in capsys.readouterr().err
+    other = tmp_path / "other.txt"
+    other.write_text("another text\n" * 99)
+    assert "another text than" in refused(capsys, "train", "--resume", "--out", str(out), "--text", str(other))
+
+
+def test_weights_tell_the_name_of_a_text_and_not_where_it_lay(trained, text):
+    words = (trained[0] / "checkpoint.safetensors").read_bytes()
+    assert text.name.encode() in words and str(text.parent).encode() not in words
+
+
+def test_a_higher_rate_keeps_the_shape_of_its_curve(text, tmp_path):
+    assert main(["train", "--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--lr", "1e-5"]) == 0
+    was = checkpoint.read(tmp_path / "run/resume.safetensors")[1]["progress"]["provenance"]["train"]
+    assert was["lr"] == 1e-5 and 0 < was["lr_floor"] < 1e-5
+
+
+def test_a_state_to_resume_from_that_holds_weights_only(trained, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "resume.safetensors").write_bytes((trained[0] / "checkpoint.safetensors").read_bytes())
+    assert "weights only" in refused(capsys, "train", "--resume", "--out", str(out))
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_run(text, tmp_path, capsys, monkeypatch):
+    def broken(run):
+        raise RuntimeError("no fonts")
+    monkeypatch.setattr(Run, "draw", broken)
+    assert main(["train", "--text", str(text), "--out", str(tmp_path / "run"), *TINY]) == 0
+    assert "WARNING: loss.png could not be drawn: no fonts" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_in_a_line(text, tmp_path, capsys):
+    assert main(["train", "--text", str(text), "--out", str(tmp_path / "run"), *TINY, "--batch", str(10**12)]) == 1
+    assert "not enough memory" in capsys.readouterr().err
+
+
+def test_bench_needs_a_repetition(capsys):
+    assert "repeat" in refused(capsys, "bench", "--suite", "ops", "--repeat", "0")
 
 
 def test_an_unexpected_error_can_be_looked_into(tmp_path, capsys):

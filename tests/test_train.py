@@ -3,12 +3,14 @@
 import errno
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
 
 import tinygrad_tfm as tg
-from tinygrad_tfm import checkpoint, files
+from tinygrad_tfm import checkpoint, files, train as training
+from tinygrad_tfm.generate import generate
 from tinygrad_tfm.parallel import DataParallel, replica
 from tinygrad_tfm.runs import Run
 from tinygrad_tfm.text import CharTokenizer, Corpus, split
@@ -66,12 +68,63 @@ def test_ten_and_ten_more_are_twenty_to_the_bit(tmp_path, workers):
     assert losses[0] == losses[1] and len(losses[0]) == 20
 
 
+def test_the_kept_weights_are_the_best_of_the_evaluations_and_their_loss_is_of_the_whole_text(tmp_path):
+    run = start(tmp_path / "run", steps=60, lr=3e-2, eval_every=10, eval_windows=4, seed=3)
+    result = train(*run, say=lambda line: None)
+    evals = run[-1].history("eval")
+    model, _, provenance = checkpoint.load_model(tmp_path / "run")
+    assert provenance["val_loss"] == min(m["val_loss"] for m in evals)
+    _, ids = split(run[1].encode(TEXT), TINY["context"])
+    with DataParallel(model) as parallel:
+        assert evaluate(parallel, ids, 8) == pytest.approx(result.best_val_loss, rel=1e-6)
+    with DataParallel(run[0]) as parallel:
+        assert evaluate(parallel, ids, 8) == pytest.approx(result.val_loss, rel=1e-6)
+
+
+def test_stopped_before_its_first_step_it_saves_what_there_is(tmp_path, monkeypatch):
+    run = start(tmp_path / "run")
+    monkeypatch.setattr(training, "estimate", lambda *args: signal.raise_signal(signal.SIGINT) or 1.0)
+    result = train(*run, say=lambda line: None)
+    assert result.interrupted and result.steps == 0
+    monkeypatch.undo()
+    assert train(*run, resume=True, say=lambda line: None).steps == 20
+
+
+def test_modules_that_were_frozen_in_evaluation_stay_so(tmp_path):
+    model, tokenizer, *_ = start(tmp_path / "run", shape=TINY | {"dropout": 0.5})
+    model.train()
+    model.blocks[1].eval()
+    flags = {name: module.training for name, module in model.named_modules()}
+    ids = np.zeros(60, np.int64)
+    with DataParallel(model, 2) as parallel:
+        evaluate(parallel, ids, 8)
+        parallel.backward(ids[None, :16].repeat(4, 0), ids[None, :16].repeat(4, 0))
+        copies = [{name: module.training for name, module in m.named_modules()} for m in parallel.replicas]
+    list(generate(model, [0], 3))
+    assert flags == {name: module.training for name, module in model.named_modules()} == copies[0] == copies[1]
+
+
+def test_an_error_in_one_share_leaves_no_half_gradient(tmp_path):
+    model, *_ = start(tmp_path / "run")
+    x = np.zeros((4, 16), np.int64)
+    bad = x.copy()
+    bad[3, 0] = 999
+    with DataParallel(model, 2) as parallel:
+        with pytest.raises(IndexError):
+            parallel.backward(x, bad)
+        assert all(p.grad is None for m in parallel.replicas for p in m.parameters())
+
+
 def test_resume_drops_the_metrics_of_steps_done_again(tmp_path):
     run = start(tmp_path / "run")
     train(*run, stop_at=10, say=lambda line: None)
     run[-1].log("train", step=13, train_loss=9.9)                       # a crash came after the last save
+    run[-1].add_sample(13, "lost")
+    run[-1].add_sample(9, "a line\u2028and another")
     train(*run, resume=True, say=lambda line: None)
     assert [m["step"] for m in run[-1].history("train")] == list(range(1, 21))
+    samples = (tmp_path / "run/samples.txt").read_text("utf-8")
+    assert "lost" not in samples and "a line\u2028and another" in samples and "step 20" in samples
 
 
 def test_a_nan_names_the_op_the_module_and_the_step_and_keeps_the_checkpoint(tmp_path):
@@ -84,6 +137,16 @@ def test_a_nan_names_the_op_the_module_and_the_step_and_keeps_the_checkpoint(tmp
     with pytest.raises(Diverged, match=r"step 10: NaN in matmul.*blocks\.1\.attention\.key.*last good checkpoint"):
         train(*run, resume=True, say=lambda line: None)
     assert (tmp_path / "run/checkpoint.safetensors").read_bytes() == good
+
+
+def test_a_nan_out_of_dropout_or_in_a_share_is_found_again(tmp_path):
+    run = start(tmp_path / "run", steps=100, shape=TINY | {"dropout": 0.95}, workers=2)
+    train(*run, stop_at=10, say=lambda line: None)
+    arrays, metadata = checkpoint.read(run[-1].state)
+    arrays["model.positions.weight"][0, 0] = 1e38                        # overflows where it is not dropped: seldom
+    checkpoint.write(run[-1].state, arrays, metadata)
+    with np.errstate(all="ignore"), pytest.raises(Diverged, match=r"step \d+: infinity in dropout.*module dropout"):
+        train(*run, resume=True, say=lambda line: None)
 
 
 def test_a_learning_rate_that_explodes_is_told(tmp_path):
@@ -114,7 +177,7 @@ def test_a_directory_with_a_run_is_not_touched(tmp_path):
 
 @pytest.mark.parametrize("bad", [dict(lr=math.nan), dict(lr=-1.0), dict(steps=0), dict(batch=0), dict(beta2=1.0),
                                  dict(decay=-0.1), dict(clip=0.0), dict(clip=math.nan), dict(warmup=-1),
-                                 dict(eval_every=0), dict(seed=-1)])
+                                 dict(eval_every=0), dict(seed=-1), dict(lr_floor=1.0)])
 def test_settings_that_cannot_be_are_refused_by_name(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         TrainConfig(**bad)

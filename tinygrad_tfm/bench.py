@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import positive
 from .models.decoder import Decoder, DecoderConfig
 from .optim import AdamW, clip_factor, global_norm
 from .parallel import DataParallel, suggested_workers
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """The command `bench`."""
+    positive("bench", repeat=options.repeat)
     results = {}
     for name in options.suite or SUITES:
         results[name] = SUITES[name](options.repeat)

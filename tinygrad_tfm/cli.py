@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import secrets
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, bench, checkpoint, doctor
+from .errors import nonnegative, positive
 from .generate import Sampling, generate_text
 from .gpu import resolve_device
 from .models.decoder import DecoderConfig
@@ -28,12 +32,25 @@ MAY_CHANGE = ("steps", "workers", "device")                         # when a run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Wrong input gives one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):                        # a terminal that lacks a letter gets its number
+        stream.reconfigure(errors="backslashreplace")              # type: ignore[union-attr]
     options = parser().parse_args(arguments)
     try:
         code, result = options.run(options)
+        if options.json:
+            print(json.dumps(result, ensure_ascii=False))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:                                        # whoever read has seen enough
+        hush()
+        return 1
+    except MemoryError as error:
+        print(f"error: there is not enough memory ({error}): a smaller --batch, --context or --width needs less",
+              file=sys.stderr)
+        return 1
     except (Diverged, OSError, ValueError, ImportError, RuntimeError) as error:
         if options.traceback:
             raise
@@ -41,9 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong_input = isinstance(error, ValueError | ImportError | RuntimeError | FileExistsError | FileNotFoundError
                                  | IsADirectoryError | NotADirectoryError | PermissionError)
         return 2 if wrong_input else 1
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-    return code
+
+
+def say(line: str) -> None:
+    """Say a line; where nobody listens any more (a closed pipe), go on in silence."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        hush()
+
+
+def hush() -> None:
+    """From here on stdout leads nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def said(error: Exception) -> str:
@@ -58,42 +85,54 @@ def said(error: Exception) -> str:
 def run_train(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """The command `train`."""
     checkpoint.library()                                           # better now than after three minutes of training
+    if options.stop_at is not None:
+        positive("train", stop_at=options.stop_at)
     model, tokenizer, text, config, run = (resumed if options.resume else fresh)(options)
-    print(f"training on {text.name}; everything goes to {run.folder}")
-    result = train(model, tokenizer, text, config, run, resume=options.resume, stop_at=options.stop_at)
-    drawn = run.draw()
-    print(f"validation loss {result.val_loss:.4f} after {result.steps} steps "
-          f"({result.elapsed_s:.0f} s, {result.tokens_per_s:,.0f} tokens/s)"
-          + ("" if drawn else "; for a picture of it: pip install 'tinygrad_tfm[plot]'"))
+    say(f"training on {text.name}; everything goes to {run.folder}")
+    result = train(model, tokenizer, text, config, run, options.resume, options.stop_at, say)
+    say(f"validation loss {result.val_loss:.4f} after {result.steps} steps "
+        f"({result.elapsed_s:.0f} s, {result.tokens_per_s:,.0f} tokens/s)")
+    try:
+        if run.draw() is None:
+            say("for a picture of it: pip install 'tinygrad_tfm[plot]'")
+    except Exception as error:                                     # a picture is not worth a trained model
+        warn(f"WARNING: loss.png could not be drawn: {said(error)}")
+    folder = shlex.quote(str(run.folder))
     if result.interrupted:
-        print(f"stopped early; go on with: python -m tinygrad_tfm train --resume --out {run.folder}")
+        say(f"stopped early; go on with: python -m tinygrad_tfm train --resume --out {folder}")
     else:
-        print(f"try it: python -m tinygrad_tfm sample {run.folder} --prompt 'ROMEO:'")
+        opening = next(line for line in text.text.splitlines() if line)[:20]
+        say(f"try it: python -m tinygrad_tfm sample {folder} --prompt {shlex.quote(opening)}")
     return (130 if result.interrupted and not options.stop_at else 0), asdict(result) | {"run": str(run.folder)}
 
 
 def fresh(options: argparse.Namespace) -> tuple:
     """Model, tokenizer, text, settings and directory of a new run; everything is checked before a file is made."""
-    shape, settings = (dict(part) for part in PRESETS[options.preset or "lecture"])
+    preset = options.preset or "lecture"
+    shape, settings = (dict(part) for part in PRESETS[preset])
     given = {k: v for k, v in vars(options).items() if v is not None}
     shape |= {k: given[k] for k in SHAPE if k in given}
+    if "lr" in given:                                              # the preset's curve, higher or lower
+        share = settings.get("lr_floor", TrainConfig.lr_floor) / settings.get("lr", TrainConfig.lr)
+        settings["lr_floor"] = share * given["lr"]
     settings |= {k: given[k] for k in SETTINGS if k in given}
     config = TrainConfig(**settings, device=resolve_device(options.device or "cpu"))
     DecoderConfig(vocab=1, **shape)
-    text = text_file(options.text) if options.text else corpus(options.corpus) if options.corpus else any_corpus(warn)
+    text = (text_file(options.text) if options.text is not None else
+            corpus(options.corpus) if options.corpus is not None else any_corpus(warn))
     tokenizer = CharTokenizer.from_text(text.text)
     split(tokenizer.encode(text.text), shape["context"])
     model = new_decoder(shape, tokenizer, config.seed)
-    run = Run(options.out or unused_folder(options.preset or "lecture"))
+    run = Run(unused_folder(preset) if options.out is None else options.out)
     run.create()
     return model, tokenizer, text, config, run
 
 
 def resumed(options: argparse.Namespace) -> tuple:
     """The same of a run that was stopped, its settings as they were."""
-    if not options.out:
+    if options.out is None:
         raise ValueError("--resume needs --out: the directory of the run to continue")
-    fixed = {*SHAPE, *SETTINGS, "text", "corpus", "preset"} - {*MAY_CHANGE}
+    fixed = {*SHAPE, *SETTINGS, "corpus", "preset"} - {*MAY_CHANGE}
     given = [f"--{k}" for k in sorted(fixed) if getattr(options, k) is not None]
     if given:
         raise ValueError(f"{', '.join(given)} cannot be changed with --resume: the run goes on with the settings it "
@@ -101,14 +140,17 @@ def resumed(options: argparse.Namespace) -> tuple:
     run = Run(options.out)
     progress = run.load_progress()
     was = progress["provenance"]
-    text = text_file(was["source"]) if was["corpus"] == "file" else corpus(was["corpus"])
+    source = progress["source"] if options.text is None else options.text      # the file may have been moved
+    text = text_file(source) if was["corpus"] == "file" or options.text is not None else corpus(was["corpus"])
     known = {f.name for f in fields(TrainConfig)}
     settings = {k: v for k, v in was["train"].items() if k in known}
     settings |= {k: getattr(options, k) for k in MAY_CHANGE if getattr(options, k) is not None}
     config = TrainConfig(**settings | {"device": resolve_device(settings["device"])})
     tokenizer = CharTokenizer(progress["characters"])
     if text.digest != was["digest"]:
-        raise ValueError(f"this run was trained on {was['corpus']} ({was['source']}), which is not what is there now")
+        raise ValueError(f"this run was trained on another text than what is now in {text.source}")
+    if config.steps != was["train"]["steps"]:
+        warn(f"NOTE: of {config.steps} steps, not {was['train']['steps']}, the learning rate follows another curve")
     shape = {k: v for k, v in progress["config"].items() if k != "vocab"}
     return new_decoder(shape, tokenizer, config.seed), tokenizer, text, config, run
 
@@ -134,16 +176,17 @@ def run_sample(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """The command `sample`: the text comes as it is made."""
     model, tokenizer, _ = checkpoint.load_model(options.run_folder, resolve_device(options.device))
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    if options.count < 1:
-        raise ValueError(f"--count must be at least 1, not {options.count}")
+    positive("sample", count=options.count)
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    nonnegative("sample", seed=seed)
     tokenizer.encode(options.prompt)
     print(options.prompt, end="", flush=True)
     pieces = []
-    for piece in generate_text(model, tokenizer, options.prompt, options.count, sampling, options.seed, options.stop):
+    for piece in generate_text(model, tokenizer, options.prompt, options.count, sampling, seed, options.stop):
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()
-    return 0, {"prompt": options.prompt, "text": "".join(pieces), "seed": options.seed}
+    return 0, {"prompt": options.prompt, "text": "".join(pieces), "seed": seed}
 
 
 # ---- the words ------------------------------------------------------------------------------------------------------

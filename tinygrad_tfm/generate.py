@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .backend import to_device, to_numpy
 from .errors import positive
 from .models.decoder import Decoder
-from .nn import KVCache
+from .nn import KVCache, Module
 from .tensor import no_grad
 from .text import CharTokenizer
 
@@ -42,6 +43,8 @@ class Sampling:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """The distribution a token is drawn from.     (V,) → (V,), sums to 1"""
+        if np.isnan(logits).any():
+            raise ValueError("the model's logits are not numbers: its weights have diverged, or its input has")
         order = np.argsort(-logits, kind="stable")                 # likeliest first, ties by number
         if self.temperature == 0:
             return np.eye(len(logits))[order[0]]
@@ -61,6 +64,21 @@ class Sampling:
         return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
 
+class evaluating:
+    """Inside `with evaluating(model):` dropout is off; afterwards each module is as it was. May be entered again."""
+
+    def __init__(self, model: Module):
+        self.modules = [module for _, module in model.named_modules() if module.training]
+
+    def __enter__(self) -> None:
+        for module in self.modules:
+            module.training = False
+
+    def __exit__(self, *exception: Any) -> None:
+        for module in self.modules:
+            module.training = True
+
+
 def window_start(count: int, context: int) -> int:
     """Where the window begins once there are `count` tokens: 0 while they fit, then in steps of half a context."""
     half = max(1, context // 2)
@@ -77,12 +95,14 @@ def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling 
     if not ids:
         raise ValueError("generation needs at least one token to start from")
     sampling, rng = sampling or Sampling(), rng or np.random.default_rng()
+    dropout_off = evaluating(model)
     start, seen, cache = 0, 0, None
     for _ in range(count):
         if cache is None or not cached or window_start(len(ids), context) != start:
             start = seen = window_start(len(ids), context)
             cache = model.new_cache()
-        logits = last_logits(model, ids[seen:], cache if cached else None)
+        with dropout_off:                                          # not around the yield: there the caller is at work
+            logits = last_logits(model, ids[seen:], cache if cached else None)
         seen = len(ids)
         ids.append(sampling.choose(logits, rng))
         yield ids[-1]
@@ -90,14 +110,8 @@ def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling 
 
 def last_logits(model: Decoder, ids: Sequence[int], cache: list[KVCache] | None = None) -> np.ndarray:
     """The logits after the last of these tokens, in host memory.     T ids → (V,)"""
-    training = model.training
-    device = model.embed.weight.device
-    model.eval()
-    try:
-        with no_grad():
-            return to_numpy(model(to_device(np.asarray([ids]), device), cache).data[0, -1])
-    finally:
-        model.train(training)
+    with no_grad():
+        return to_numpy(model(to_device(np.asarray([ids]), model.embed.weight.device), cache).data[0, -1])
 
 
 def generate_text(model: Decoder, tokenizer: CharTokenizer, prompt: str, count: int, sampling: Sampling | None = None,

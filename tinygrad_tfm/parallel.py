@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from contextvars import copy_context
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def cores() -> int:
 def suggested_workers(batch: int, context: int, device: str) -> int:
     """As many as there are cores while each has a few hundred tokens to do; one on a GPU, or if NumPy's own threads
     cannot be held back (that takes threadpoolctl: the two kinds of threads must not both fan out)."""
-    if device == "cuda" or one_blas_thread() is None:
+    if device == "cuda" or not find_spec("threadpoolctl"):
         return 1
     return max(1, min(cores(), batch, batch * context // 256))
 
@@ -62,6 +63,7 @@ class DataParallel:
     def __init__(self, model: Any, workers: int = 1):
         self.model, self.workers = model, workers
         self.replicas = [model] + [replica(model) for _ in range(workers - 1)]
+        self._modules = [[module for _, module in m.named_modules()] for m in self.replicas]
 
     def __enter__(self) -> DataParallel:
         keep_freed_memory()
@@ -81,7 +83,12 @@ class DataParallel:
             loss = model.loss(x, y)
             loss.backward(share)
             return loss.data * share
-        total = sum(self._each(work, x, y))
+        try:
+            total = sum(self._each(work, x, y))
+        except BaseException:
+            for model in self.replicas:                            # a half of a gradient is none
+                model.zero_grad()
+            raise
         for p, *others in zip(*(m.parameters() for m in self.replicas), strict=True):
             for other in others:
                 if other.grad is not None:                         # in a batch smaller than the workers some have none
@@ -100,14 +107,17 @@ class DataParallel:
         if self._pool is None:
             return [work(self.model, x, y, 1.0)]
         jobs = []
-        for model, rows in zip(self.replicas, np.array_split(np.arange(len(x)), self.workers)):
+        for model, modules, rows in zip(self.replicas, self._modules,
+                                        np.array_split(np.arange(len(x)), self.workers)):
             if len(rows):
-                model.train(self.model.training)
+                for own, copied in zip(self._modules[0], modules):
+                    copied.training = own.training
                 part = slice(rows[0], rows[-1] + 1)
                 seed = new_key() if model.training else 0          # evaluating must not move the random numbers
                 stream = random_stream(np.random.default_rng(seed))
                 jobs.append(self._pool.submit(copy_context().run, _with, stream, work, model, x[part], y[part],
                                               len(rows) / len(x)))
+        wait(jobs)                                                 # all of them, also where one has failed
         return [job.result() for job in jobs]
 
 

@@ -53,7 +53,7 @@ class Run:
 
     def _lines(self) -> list[dict[str, Any]]:
         lines = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else ():
+        for text in self.metrics.read_text(encoding="utf-8").split("\n") if self.metrics.exists() else ():
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:
@@ -61,16 +61,16 @@ class Run:
         return lines
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be done again."""
+        """Drop the metrics and samples of steps that will be done again."""
         lines = [line for line in self._lines() if line.get("step", 0) <= step]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_whole(self.metrics, text.encode())
+        write_whole(self.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        write_whole(self.samples, "".join(map(sample_text, self.history("sample"))).encode())
 
     def add_sample(self, step: int, text: str) -> None:
         """Keep a text the model wrote."""
         self.log("sample", step=step, text=text)
-        with open(self.samples, "a", encoding="utf-8") as file:
-            file.write(f"---- step {step} ----\n{text}\n\n")
+        with open(self.samples, "a", encoding="utf-8", newline="\n") as file:
+            file.write(sample_text({"step": step, "text": text}))
 
     def save_weights(self, model: Decoder, tokenizer: CharTokenizer, provenance: dict[str, Any]) -> None:
         """Write checkpoint.safetensors."""
@@ -86,7 +86,10 @@ class Run:
         """What `save_state` was told. Raises FileNotFoundError or ValueError if there is nothing to resume."""
         if not self.state.exists():
             raise FileNotFoundError(f"there is no run to resume in {self.folder}")
-        return checkpoint.read(self.state)[1]["progress"]
+        metadata = checkpoint.read(self.state)[1]
+        if "progress" not in metadata:
+            raise ValueError(f"{self.state} holds weights only, not the state of a training run")
+        return metadata["progress"]
 
     def load_state(self, model: Decoder, optimizer: Optimizer) -> None:
         """Put weights, optimiser and random state back as they were when `save_state` wrote them."""
@@ -105,15 +108,14 @@ class Run:
         Returns None without matplotlib (extra `plot`).
         """
         try:
-            import matplotlib
+            from matplotlib.figure import Figure
         except ImportError:
             return None
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-        figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120, layout="constrained")
-        steps, losses = zip(*((m["step"], m["train_loss"] or math.nan) for m in self.history("train")), strict=True)
-        axes.plot(steps, losses, color="#9ab6d3", linewidth=1, label="training batches")
-        evals = self.history("eval")
+        figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        trains, evals = self.history("train"), self.history("eval")
+        axes.plot([m["step"] for m in trains], [m["train_loss"] or math.nan for m in trains], color="#9ab6d3",
+                  linewidth=1, label="training batches")
         axes.plot([m["step"] for m in evals], [m["val_loss"] for m in evals], color="#c2410c", marker="o",
                   markersize=4, label="validation")
         for baseline in self.history("baseline"):
@@ -121,9 +123,14 @@ class Run:
                 axes.axhline(baseline[name], color="#57534e", linestyle=style, linewidth=1)
                 axes.annotate(f"{name} {baseline[name]:.2f}", (1, baseline[name]), xycoords=("axes fraction", "data"),
                               xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8, color="#57534e")
-        axes.set(xlabel="step", ylabel="loss (nats per character)", title=self.folder.name)
+        axes.set(xlabel="step", ylabel="loss (nats per character)")
+        axes.set_title(self.folder.name, parse_math=False)         # a dollar in the name is a dollar
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         figure.savefig(self.picture)
-        pyplot.close(figure)
         return self.picture
+
+
+def sample_text(sample: dict[str, Any]) -> str:
+    """A sample as it stands in samples.txt."""
+    return f"---- step {sample['step']} ----\n{sample['text']}\n\n"

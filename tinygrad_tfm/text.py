@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,11 @@ def baselines(train: np.ndarray, validation: np.ndarray, size: int) -> dict[str,
     of the training text, plus one each, so that nothing has probability 0.
     """
     ones = np.bincount(train, minlength=size) + 1
-    pairs = np.bincount(train[:-1] * size + train[1:], minlength=size * size).reshape(size, size) + 1
-    bigram = np.log(pairs.sum(axis=1))[validation[:-1]] - np.log(pairs)[validation[:-1], validation[1:]]
+    pairs, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)      # V² of them would be too many
+    wanted = validation[:-1] * size + validation[1:]
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    followed = np.bincount(train[:-1], minlength=size) + size
+    bigram = np.log(followed[validation[:-1]]) - np.log1p(np.where(pairs[place] == wanted, counts[place], 0))
     return {"uniform": float(np.log(size)),
             "unigram": float(np.log(ones.sum()) - np.log(ones)[validation[1:]].mean()),
             "bigram": float(bigram.mean())}
@@ -128,6 +132,11 @@ class Corpus:
     name: str
     text: str
     source: str
+
+    @property
+    def short_source(self) -> str:
+        """What may be told to others: of the user's own file only its name."""
+        return Path(self.source).name if self.name == "file" else self.source
 
     @property
     def digest(self) -> str:
@@ -221,7 +230,7 @@ def fetched(name: str, sha256: str, download: Callable[[], bytes]) -> bytes:
             return data
     try:
         data = download()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise Unavailable(f"{name} is not in {path.parent} and cannot be fetched ({error})") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise Unavailable(f"what was fetched for {name} is not the published file: its SHA-256 digest differs")

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from . import checkpoint
 from .backend import Array, to_device
 from .errors import fraction, nonnegative, positive
-from .generate import Sampling, generate_text
+from .generate import Sampling, evaluating, generate_text
 from .models.decoder import Decoder, DecoderConfig
 from .optim import AdamW, clip_factor, global_norm, warmup_cosine
 from .parallel import DataParallel, suggested_workers, synchronize
@@ -60,6 +62,8 @@ class TrainConfig:
         nonnegative("training", lr=self.lr, lr_floor=self.lr_floor, warmup=self.warmup, decay=self.decay,
                     seed=self.seed)
         fraction("training", beta2=self.beta2)
+        if self.lr_floor > self.lr:
+            raise ValueError(f"the learning rate falls from lr to lr_floor, not from {self.lr!r} to {self.lr_floor!r}")
         if not self.clip > 0:
             raise ValueError(f"clip must be positive, not {self.clip!r}")
 
@@ -67,7 +71,7 @@ class TrainConfig:
 # Shapes lack only the vocabulary, which is the text's.
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lecture": (dict(context=64, layers=4, heads=4, width=64, std=0.06),         # narrow: three minutes fill no more
-                dict(steps=3500, batch=12, lr=6e-3, lr_floor=1e-5, warmup=30, eval_every=500)),
+                dict(steps=4000, batch=12, lr=6e-3, lr_floor=1e-5, warmup=100, eval_every=500)),
     "nanogpt-cpu": (dict(context=64, layers=4, heads=4, width=128),
                     dict(steps=2000, batch=12)),
     "nanogpt-gpu": (dict(context=256, layers=6, heads=6, width=384, dropout=0.2),
@@ -77,7 +81,10 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @dataclass
 class Result:
-    """What a run came to: losses in nats per character, `val_loss` over the whole validation text."""
+    """What a run came to, losses in nats per character: `val_loss` of the last weights, `best_val_loss` of those kept.
+
+    Both over the whole validation text; of an interrupted run, over what its evaluations look at.
+    """
 
     steps: int
     parameters: int
@@ -99,24 +106,26 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
     """Train a decoder on a text, leaving checkpoints, metrics and samples in the run's directory.
 
     With `resume`, continues from the run's last save to the very numbers an unbroken run would have given. Ctrl-C, or
-    reaching step `stop_at`, saves and returns. Raises Diverged if the loss becomes NaN, OSError if the disk is full;
-    the last good checkpoint stays.
+    reaching step `stop_at`, saves and returns. Raises Diverged if the loss becomes NaN, OSError if the disk is full:
+    the last good checkpoint stays; ValueError where there is nothing left to do.
     """
-    c = config
-    train_ids, val_ids = split(tokenizer.encode(corpus.text), model.config.context)
+    c, context = config, model.config.context
+    train_ids, val_ids = split(tokenizer.encode(corpus.text), context)
     base = baselines(train_ids, val_ids, tokenizer.size)
     manual_seed(c.seed + 1)                                        # the weights were drawn from the seed itself
     model.train().to(c.device)
     train_ids, val_ids = to_device(train_ids, c.device), to_device(val_ids, c.device)
     optimizer = AdamW(model.parameters(), c.lr, betas=(0.9, c.beta2), decay=c.decay)
-    workers = c.workers or suggested_workers(c.batch, model.config.context, c.device)
-    provenance = {"corpus": corpus.name, "source": corpus.source, "digest": corpus.digest,
+    workers = c.workers or suggested_workers(c.batch, context, c.device)
+    provenance = {"corpus": corpus.name, "source": corpus.short_source, "digest": corpus.digest,
                   "train": asdict(replace(c, workers=workers))}
-    start, best, before = 0, math.inf, 0.0
+    progress: dict[str, Any] = run.load_progress() if resume else {"step": 0, "best": math.inf, "elapsed": 0.0}
+    start, best, before = progress["step"], progress["best"], progress["elapsed"]
+    last = min(c.steps, stop_at or c.steps)
+    if start >= last:
+        raise ValueError(f"this run has done {start} steps already, {last} is not beyond that; a longer run: --steps")
     if resume:
-        progress = run.load_progress()
         run.load_state(model, optimizer)
-        start, best, before = progress["step"], progress["best"], progress["elapsed"]
         run.forget_after(start)
     else:
         run.log("baseline", **base)
@@ -127,66 +136,73 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             f"{model.size():,} parameters; {c.device}, {workers} thread{'s' * (workers > 1)}")
         say(f"to compare: uniform {base['uniform']:.3f}, unigram {base['unigram']:.3f}, bigram {base['bigram']:.3f} "
             "nats a character")
-        say(f"estimated time: {spoken(estimate(parallel, train_ids, c, c.steps - start))}")
-        bar, clock, step, seen = progress_bar(c.steps, start), time.perf_counter(), start, 0
-
-        def elapsed() -> float:
-            return before + time.perf_counter() - clock
+        say(f"estimated time: {spoken(estimate(parallel, train_ids, c, last - start))}")
+        bar, clock = progress_bar(c.steps, start, say), time.perf_counter()
+        step, seen, apart, train_loss = start, 0, 0.0, math.nan     # apart: seconds not spent on training
 
         def validate(count: int | None) -> float:
             val_loss = evaluate(parallel, val_ids, c.batch, count)
             if not math.isfinite(val_loss):                        # since the last loss that was looked at
-                T = model.config.context
-                raise Diverged(diagnosis(model, val_ids[None, :T], val_ids[None, 1:T + 1], step, run))
+                raise Diverged(diagnosis(lambda: evaluate(parallel, val_ids, c.batch, count), step, run))
             return val_loss
 
-        def save(val_loss: float) -> None:
-            nonlocal best
+        def look() -> float:
+            """Evaluate, let the model write, and save everything; what was seen is said last."""
+            nonlocal best, apart
+            began = time.perf_counter()
+            val_loss, elapsed = validate(c.eval_windows), before + began - clock
+            text = sample(model, tokenizer, seed=step)
+            run.log("eval", step=step, train_loss=train_loss, val_loss=val_loss, elapsed_s=elapsed)
+            run.add_sample(step, text)
             if val_loss < best:
                 best = val_loss
                 run.save_weights(model, tokenizer, provenance | {"step": step, "val_loss": val_loss})
-            run.save_state(model, optimizer, {"step": step, "best": best, "elapsed": elapsed(),
+            run.save_state(model, optimizer, {"step": step, "best": best, "elapsed": elapsed, "source": corpus.source,
                                               "config": asdict(model.config), "provenance": provenance,
                                               "characters": tokenizer.characters})
+            bar.clear()
+            say(f"step {step}: validation {val_loss:.3f}   {text[:60]!r}")
+            apart += time.perf_counter() - began
+            return val_loss
 
-        while step < min(c.steps, stop_at or c.steps) and not interrupted():
-            x, y = random_batch(train_ids, c.batch, model.config.context, rng())
+        while step < last and not interrupted():
+            x, y = random_batch(train_ids, c.batch, context, rng())
+            dice = rng().bit_generator.state
             optimizer.lr = warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps)
             loss = parallel.backward(x, y)
             norm = global_norm(model.parameters())
             if step % log_every == 0 and not math.isfinite(float(loss) + float(norm)):
-                raise Diverged(diagnosis(model, x, y, step, run))
+                rng().bit_generator.state = dice                   # the same dropout once more
+                raise Diverged(diagnosis(partial(parallel.backward, x, y), step, run))
             optimizer.step(scale=clip_factor(norm, c.clip))
             optimizer.zero_grad()
             step, seen = step + 1, seen + x.size
             bar.update()
 
-            if step % log_every == 0 or step == c.steps:
+            if step % log_every == 0 or step == last:
                 train_loss, grad_norm = float(loss), float(norm)   # read first: until then a GPU is still at it
-                speed = seen / (time.perf_counter() - clock)
+                speed = seen / (time.perf_counter() - clock - apart)
                 run.log("train", step=step, train_loss=train_loss, lr=optimizer.lr, grad_norm=grad_norm,
                         tokens_per_s=round(speed))
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
-            if step % c.eval_every == 0 and step < c.steps:
-                val_loss = validate(c.eval_windows)
-                run.log("eval", step=step, train_loss=float(loss), val_loss=val_loss, elapsed_s=elapsed())
-                text = sample(model, tokenizer, seed=step)
-                run.add_sample(step, text)
-                bar.write(f"step {step}: validation {val_loss:.3f}   {text[:60]!r}")
-                save(val_loss)
+            if step % c.eval_every == 0 and step < last:
+                look()
 
         bar.close()
         synchronize(model.embed.weight.data)
-        seconds, trained = elapsed(), time.perf_counter() - clock
-        finished = step >= c.steps
-        val_loss = validate(None if finished else c.eval_windows)
-        if finished:
-            run.log("eval", step=step, train_loss=float(loss) if seen else math.nan, val_loss=val_loss,
-                    elapsed_s=seconds)
-            run.add_sample(step, sample(model, tokenizer, seed=step))
-        save(val_loss)
-    return Result(step, model.size(), val_loss, best, seen / max(trained, 1e-9), seconds, c.device, corpus.name,
-                  interrupted=not finished)
+        speed = seen / max(time.perf_counter() - clock - apart, 1e-9)
+        val_loss, finished = look(), step >= c.steps
+        if finished:                                               # now the whole text, of the last and of the kept
+            kept = val_loss == best
+            val_loss = best = validate(None)
+            if not kept:
+                last_weights = model.state_dict()
+                model.load_state_dict(checkpoint.read(run.weights)[0])
+                best = validate(None)
+                model.load_state_dict(last_weights)
+            run.log("final", step=step, val_loss=val_loss, best_val_loss=best)
+    return Result(step, model.size(), val_loss, best, speed, before + time.perf_counter() - clock, c.device,
+                  corpus.name, interrupted=not finished)
 
 
 def evaluate(parallel: DataParallel, ids: Array, batch: int, count: int | None = None) -> float:
@@ -203,13 +219,10 @@ def evaluate(parallel: DataParallel, ids: Array, batch: int, count: int | None =
         pairs = ((ids[rows][:, :-1], ids[rows][:, 1:]) for rows in (cut[i:i + batch] for i in range(0, count, batch)))
     else:
         pairs = windows(ids, context, batch)
-    parallel.model.eval()
-    try:
-        total, seen = 0.0, 0
+    total, seen = 0.0, 0
+    with evaluating(parallel.model):
         for x, y in pairs:
             total, seen = total + parallel.loss(x, y) * x.size, seen + x.size
-    finally:
-        parallel.model.train()
     return float(total) / seen
 
 
@@ -239,22 +252,22 @@ def spoken(seconds: float) -> str:
     return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def diagnosis(model: Decoder, x: Array, y: Array, step: int, run: Run) -> str:
-    """What went wrong at a step whose loss or gradient is no number: the step is done again under watch."""
-    model.zero_grad()
+def diagnosis(again: Callable[[], Any], step: int, run: Run) -> str:
+    """What went wrong where a loss or gradient is no number: it is computed again under watch."""
     try:
         with find_nan():
-            model.loss(x, y).backward()
+            again()
         where = "it did not happen again when the step was repeated"
     except NaNFound as error:
         where = str(error)
     kept = "the last good checkpoint is kept" if run.weights.exists() else "no checkpoint had been saved yet"
-    return (f"training diverged at step {step}: {where}. A lower --lr is the usual cure; {kept} in {run.folder}")
+    return f"training diverged at step {step}: {where}. A lower --lr is the usual cure; {kept} in {run.folder}"
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside the block is noted and asked for between steps; a second one interrupts at once."""
+    """Ctrl-C, or a request to terminate, inside the block is noted and asked for between steps; a second one
+    interrupts at once."""
     noted = threading.Event()
 
     def note(signum: int, frame: Any) -> None:
@@ -264,44 +277,45 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield noted.is_set
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield noted.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def progress_bar(total: int, start: int) -> Any:
+def progress_bar(total: int, start: int, say: Callable[[str], None]) -> Any:
     """tqdm's bar, with the time left; into a file, and without tqdm (extra `plot`), a line now and then."""
     if not sys.stderr.isatty():
-        return PlainProgress(total, start)
+        return PlainProgress(total, start, say)
     try:
         from tqdm import tqdm
     except ImportError:
-        return PlainProgress(total, start)
+        return PlainProgress(total, start, say)
     return tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05)
 
 
 class PlainProgress:
     """What stands in for tqdm: the same four calls, one line for each tenth of the way."""
 
-    def __init__(self, total: int, start: int):
-        self.total, self.start, self.done, self.note, self.began = total, start, start, "", time.perf_counter()
+    def __init__(self, total: int, start: int, say: Callable[[str], None]):
+        self.total, self.start, self.done, self.note, self.say = total, start, start, "", say
+        self.began = time.perf_counter()
 
     def update(self) -> None:
         """One step more."""
         self.done += 1
         if self.done % max(1, self.total // 10) == 0:
             left = (time.perf_counter() - self.began) / (self.done - self.start) * (self.total - self.done)
-            self.write(f"{self.done}/{self.total} steps, {self.note}, {spoken(left)} left")
+            self.say(f"{self.done}/{self.total} steps, {self.note}, {spoken(left)} left")
 
     def set_postfix_str(self, note: str, refresh: bool = True) -> None:
         """What to say beside the count."""
         self.note = note
 
-    def write(self, line: str) -> None:
-        """Say a line."""
-        print(line, flush=True)
+    def clear(self) -> None:
+        """Nothing to wipe away."""
 
     def close(self) -> None:
         """Nothing to put away."""

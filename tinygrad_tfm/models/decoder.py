@@ -10,6 +10,7 @@ from typing import Any
 from .. import functional as F
 from ..errors import divisible, fraction, nonnegative, positive
 from ..nn import (
+    Dropout,
     Embedding,
     EncoderBlock,
     KVCache,
@@ -33,7 +34,7 @@ class DecoderConfig:
     vocab V, context T (tokens it sees at once), layers, heads H, width D, hidden F (4·D if None), dropout p, bias
     (in linear layers and norms), tied (output weights = embedding weights), pre_norm, positions ("learned" or
     "sinusoidal"), activation ("gelu", "gelu_tanh", "relu", "silu"), scale_embedding (by √D), std (of the first
-    weights).
+    weights of linear layers).
     """
 
     vocab: int
@@ -63,17 +64,18 @@ class DecoderConfig:
 
 
 class Decoder(Module):
-    """logits = unembed(norm(blocks(embed(ids) + positions))).     ids (B, T) → (B, T, V)
+    """logits = unembed(norm(blocks(dropout(embed(ids) + positions)))).     ids (B, T) → (B, T, V)
 
-    Weights start as GPT-2's: N(0, std²), and the two projections that write into the stream of L layers smaller by
-    1/√(2L), so that its variance does not grow with depth (Radford et al. 2019, §2.3). GPT-2's std of 0.02 suits its
-    width of 768; a narrow model starts faster from more, about 1/√D.
+    The weights of linear layers start as GPT-2's: N(0, std²), and the two projections that write into the stream of L
+    layers smaller by 1/√(2L), so that its variance does not grow with depth (Radford et al. 2019, §2.3). GPT-2's std
+    of 0.02 suits its width of 768; a narrow model starts faster from more, about 1/√D. Embeddings have their own.
     """
 
     def __init__(self, config: DecoderConfig):
         c = self.config = config
         self.embed = Embedding(c.vocab, c.width, scale=c.scale_embedding)
         self.positions = POSITIONS[c.positions](c.context, c.width)
+        self.dropout = Dropout(c.dropout)
         norm = lambda width: LayerNorm(width, bias=c.bias)
         self.blocks = [EncoderBlock(c.width, c.heads, c.hidden, pre_norm=c.pre_norm, dropout=c.dropout, bias=c.bias,
                                     activation=ACTIVATIONS[c.activation], norm=norm) for _ in range(c.layers)]
@@ -98,7 +100,7 @@ class Decoder(Module):
         T, start = ids.shape[-1], cache[0].length if cache else 0
         if start + T > self.config.context:
             raise ValueError(f"{start + T} tokens are more than the context of {self.config.context}")
-        x = self.embed(ids) + self.positions(T, start)
+        x = self.dropout(self.embed(ids) + self.positions(T, start))
         for i, block in enumerate(self.blocks):
             x = block(x, causal=True, cache=cache and cache[i])
         x = x if self.norm is None else self.norm(x)

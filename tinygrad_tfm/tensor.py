@@ -298,8 +298,8 @@ class Tensor:
     """An array, on the CPU or a GPU, and perhaps a Node: its place in the graph of a computation.
 
     `data` is anything NumPy takes, a CuPy array, or an object with `__dlpack__` (a PyTorch or JAX array comes in
-    without a copy). Python numbers and lists of floats become float32. `requires_grad=True` makes a leaf whose
-    `.grad`, an array, `backward` fills.
+    without a copy). Python numbers and lists of floats become float32. An array is held, not copied: who writes into
+    it changes the Tensor. `requires_grad=True` makes a leaf whose `.grad`, an array, `backward` fills.
 
     Raises TypeError for a gradient of integers, ImportError or RuntimeError for device "cuda" without one.
     """

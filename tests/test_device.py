@@ -267,6 +267,41 @@ def test_a_tensor_goes_there_and_back(cupy):
     assert bool(x.any()) and [row.device for row in x] == ["cuda"]
 
 
+@pytest.mark.parametrize("device, other", [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_value_with_a_history_stays_where_it_is(device, other):
+    x = tg.Tensor([1.0, 2.0], requires_grad=True, device=device)
+    y = x * 2
+    with pytest.raises(RuntimeError, match=r"of mul cannot change device.*\.detach\(\)"):
+        y.to(other)
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        y.to("tpu")
+    assert y.to(device) is y and y.detach().to(other).device == x.to(other).device == other
+    with tg.no_grad():
+        assert (x * 2).to(other).device == other
+
+
+def test_lists_as_settings_and_indices_are_taken_to_the_device():
+    x = tg.Tensor(checks.cases.A, True, "float32", "cuda")
+    for y in (F.cross_entropy(x, targets=[0, 3, 1]), F.embedding(x, ids=[2, 0]), x[[1, 0]], x[:, [0, 2]], x[[]],
+              F.where([True, False, True, False], x, 0.0)):
+        assert y.device == "cuda"
+        y.sum().backward()
+    assert tg.Tensor(x.grad).device == "cuda"
+
+
+def test_a_tensor_in_an_index_is_not_waited_for():
+    x, columns = tg.Tensor(checks.cases.A, True, "float32", "cuda"), tg.Tensor([2, 2], device="cuda")
+    with standin.count_syncs() as counter:
+        x[1:, columns].sum().backward()
+    assert counter.value == 0 and x.grad.tolist() == [[0, 0, 0, 0], [0, 0, 2, 0], [0, 0, 2, 0]]
+
+
+def test_integers_give_float32_there_too():
+    ids = tg.Tensor([1, 2], device="cuda")
+    assert (ids / 2).dtype == ids.mean().dtype == (ids * 1.0).dtype == np.float32
+    assert f"{ids.mean():.2f}" == "1.50"
+
+
 def test_its_repr_says_where_it_is():
     x = tg.Tensor([[1.0, 2.0]], requires_grad=True, device="cuda")
     assert repr(x) == "Tensor([[1., 2.]], device=cuda, requires_grad=True)"

@@ -1,9 +1,11 @@
 """The engine: right gradients on every shape of graph, memory given back, switches that stay where they are set."""
 
+import copy
 import gc
 import inspect
 import operator
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ import pytest
 
 import tinygrad_tfm as tg
 import tinygrad_tfm.functional as F
+from tinygrad_tfm import ops
 from tinygrad_tfm.optim import SGD, clip_factor, global_norm
 from tinygrad_tfm.tensor import Node
 
@@ -298,6 +301,16 @@ def test_an_array_is_freed_as_soon_as_it_is_used_on_the_way_back():
         assert not any(ref() for ref in arrays)                         # though `total` is still there
 
 
+def test_a_freed_node_keeps_neither_its_parents_nor_the_modules_it_was_made_in():
+    with no_collector():
+        layer = tg.nn.Linear(3, 2)
+        hidden = layer(tg.Tensor([1.0, 2.0, 3.0]))
+        kept = weakref.ref(layer)
+        hidden.sum().backward()
+        del layer
+        assert hidden.node.parents == () and kept() is None
+
+
 def test_a_constant_keeps_nothing_alive():
     with no_collector():
         hidden = leaf(np.ones(3)) * 2
@@ -473,6 +486,45 @@ def test_grad_sees_a_result_that_does_not_depend_on_the_argument():
     assert tg.grad(lambda x: leaf(1.0) * 2)(np.ones(2)).data.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("result", [5, 5.0, np.float64(5), np.array([5.0]), tg.Tensor([[5.0]])], ids=repr)
+def test_the_gradient_of_a_constant_is_zero(result):
+    assert tg.grad(lambda x: result)(np.ones(2)).data.tolist() == [0.0, 0.0]
+    assert tg.grad(tg.grad(lambda x: result))(2).item() == 0
+
+
+@pytest.mark.parametrize("x", [3, 3.0, np.int64(3), np.float32(3), np.array(3), np.array([3.0]), [3, 3], [3.0, 3.0],
+                               tg.Tensor(3), tg.Tensor(3.0)], ids=repr)
+def test_grad_takes_whatever_makes_a_tensor(x):
+    slope = tg.grad(lambda x: (x * x).sum())(x)
+    assert slope.shape == np.shape(x) and (slope.data == 6).all() and slope.dtype.kind == "f"
+
+
+def test_grad_hands_on_what_is_given_by_name():
+    def f(x, y, *, power=1, plus):
+        return x * y ** power + plus
+    assert tg.grad(f)(2, 3.0, plus=1.0).item() == 3
+    assert tg.grad(f, 1)(2.0, 3, power=2, plus=1.0).item() == 12
+    assert tg.grad(f)(2.0, y=3.0, plus=1.0).item() == 3
+    assert tg.grad(f, -1)(2.0, 3, power=2, plus=1.0).item() == 12
+
+
+def test_a_gradient_has_a_graph_only_where_its_argument_has_one():
+    slope = tg.grad(lambda x: x ** 3)
+    assert not slope(2.0).requires_grad and not slope(tg.Tensor(2.0)).requires_grad
+    x = leaf(2.0)
+    slope(x).backward()
+    assert x.grad == 12
+
+
+def test_a_gradient_inside_another_depends_on_what_surrounds_it():
+    inner = lambda x: tg.grad(lambda y: x * y * y)(2.0)                 # 2xy, of a y that has no graph
+    assert tg.grad(inner)(3.0).item() == 4
+
+
+def test_the_second_derivative_at_an_integer():
+    assert tg.grad(tg.grad(lambda x: x ** 3))(2).item() == 12
+
+
 def test_grad_wants_a_function_to_one_number():
     with pytest.raises(ValueError, match=r"one number.*\(2,\)"):
         tg.grad(lambda x: x * 2)(np.ones(2))
@@ -546,6 +598,23 @@ def test_lift_keeps_name_docstring_module_and_signature():
     assert str(inspect.signature(op)) == str(inspect.signature(swish))
 
 
+gelu = tg.lift(ops.gelu)
+
+
+@tg.lift
+def cubed(x):
+    return x * x * x, lambda g: g * (3 * x * x)
+
+
+@pytest.mark.parametrize("op", [cubed, gelu, F.gelu, F.layer_norm], ids=["cubed", "gelu", "F.gelu", "F.layer_norm"])
+def test_an_op_is_pickled_by_the_name_it_has_where_it_was_lifted(op):
+    assert pickle.loads(pickle.dumps(op)) is op
+
+
+def test_an_op_belongs_to_the_module_that_lifted_it():
+    assert gelu.__module__ == cubed.__module__ == __name__ and F.gelu.__module__ == "tinygrad_tfm.functional"
+
+
 def test_settings_by_position_by_keyword_or_as_tensors():
     seen = []
 
@@ -594,6 +663,54 @@ def test_a_scalar_on_either_side_leaves_float32_alone(name, scalar):
         assert x.grad.dtype == np.float32
 
 
+INTS, FLOATS, TRUE = tg.Tensor([1, 2, 3]), tg.Tensor([1.5, 2.5, 3.5]), np.array([True, False, True])
+SINGLE = {
+    "ints / number": lambda: INTS / 2, "number / ints": lambda: 2 / INTS, "ints / ints": lambda: INTS / INTS,
+    "ints / scalar": lambda: INTS / np.float64(2), "ints * float": lambda: INTS * 1.0,
+    "ints + list": lambda: INTS + [0.5] * 3, "ints ** 0.5": lambda: INTS ** 0.5, "2.0 ** ints": lambda: 2.0 ** INTS,
+    "2.0 ** x": lambda: 2.0 ** FLOATS, "x ** 2": lambda: FLOATS ** 2, "x * int array": lambda: FLOATS * np.arange(3),
+    "int array / x": lambda: np.arange(3) / FLOATS, "x @ int array": lambda: FLOATS @ np.arange(3),
+    "mean": lambda: INTS.mean(), "std": lambda: INTS.std(), "var": lambda: INTS.var(0, True, 1),
+    "exp": lambda: F.exp(INTS), "softmax": lambda: F.softmax(INTS), "gelu": lambda: F.gelu(INTS),
+    "exp of a number": lambda: F.exp(np.float64(2)), "where": lambda: F.where(TRUE, 1.0, np.float64(0)),
+    "where of ints": lambda: F.where(TRUE, INTS, 0.5), "clip": lambda: FLOATS.clip(np.float64(2.0)),
+    "mse": lambda: F.mse(INTS, INTS + 1),
+}
+
+
+@pytest.mark.parametrize("value", SINGLE.values(), ids=SINGLE.keys())
+def test_integers_and_numbers_give_float32_and_never_float64(value):
+    assert value().dtype == np.float32
+
+
+def test_division_of_integers_gives_their_quotient():
+    assert (INTS / 2).data.tolist() == [0.5, 1, 1.5] and tg.Tensor([1, 2]).mean().item() == 1.5
+
+
+def test_integers_among_themselves_stay_integers():
+    for y in (INTS + 1, INTS * INTS, INTS ** 2, 2 - INTS, INTS.sum(), INTS.max(), INTS.cumsum(0), INTS[1:]):
+        assert y.dtype == INTS.dtype
+
+
+def test_what_is_float64_stays_so():
+    wide = tg.Tensor(np.array([1.5, 2.5, 3.5]))
+    for y in (wide / 2, 2 ** wide, wide * INTS, wide * FLOATS, wide.mean(), F.softmax(wide), F.where(TRUE, 0.0, wide),
+              FLOATS * np.ones(3), INTS / np.ones(3), F.exp(wide) * np.float32(2), wide[0]):
+        assert y.dtype == np.float64
+
+
+@pytest.mark.parametrize("x", [INTS, FLOATS, tg.Tensor(TRUE)], ids=["int", "float32", "bool"])
+def test_float64_is_given_where_it_is_asked_for(x):
+    assert x.astype("float64").dtype == x.astype(dtype=np.float64).dtype == np.float64
+    assert x.astype("float32").dtype == np.float32 and x.astype("int8").dtype == np.int8
+
+
+def test_an_integer_factor_leaves_the_gradient_in_float32():
+    x = leaf([1.0, 2.0], "float32")
+    (x * np.array([3, 4]) / np.array([2, 2])).sum().backward()
+    assert x.grad.dtype == np.float32 and x.grad.tolist() == [1.5, 2.0]
+
+
 def test_mixed_precision_gives_each_input_a_gradient_of_its_own():
     a, b = leaf([1.0, 2.0], "float32"), leaf([3.0, 4.0])
     y = a * b
@@ -623,6 +740,16 @@ def test_integers_have_no_gradient(data):
 def test_only_numbers_make_a_tensor(data):
     with pytest.raises(TypeError, match="holds numbers"):
         tg.Tensor(data)
+
+
+def test_a_list_of_tensors_would_lose_their_graph():
+    x = leaf([1.0, 2.0])
+    for make in (lambda: tg.Tensor([x[0], x[1]]), lambda: tg.Tensor((1.0, x[1])), lambda: tg.Tensor([[1.0, [x[1]]]]),
+                 lambda: x + [x[0], 2.0]):
+        with pytest.raises(TypeError, match=r"F\.stack or F\.concat"):
+            make()
+    F.stack([x[0], x[1]]).sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
 
 
 def test_lists_and_arrays_are_operands():
@@ -726,6 +853,32 @@ def test_detach_numpy_and_to_share_the_array():
     assert x.detach().data is x.data and x.numpy() is x.data and x.to("cpu") is x
     with pytest.raises(ValueError, match="'cpu', 'cuda' or 'auto'"):
         x.to("tpu")
+
+
+def test_a_method_that_is_a_function_here_is_named():
+    x = leaf([1.0, 2.0])
+    with pytest.raises(AttributeError, match=r"no method 'softmax': it is the function F\.softmax\(x\)"):
+        x.softmax(-1)
+    with pytest.raises(AttributeError, match="no method 'nonsense'$"):
+        x.nonsense()
+    assert not hasattr(x, "softmax") and getattr(x, "relu", 7) == 7
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))],
+                         ids=["copy", "deepcopy", "pickle"])
+def test_tensors_can_be_copied_and_pickled(again):
+    for x in (leaf([1.0, 2.0]), tg.Tensor([1, 2])):
+        y = again(x)
+        assert type(y) is tg.Tensor and y.data.tolist() == x.data.tolist() and y.dtype == x.dtype
+        assert y.requires_grad == x.requires_grad
+
+
+def test_one_number_is_formatted_as_pythons_and_many_by_their_repr():
+    x = tg.Tensor(2.5)
+    assert f"{x:.3f} {x:>6} {tg.Tensor([[3]]):03d} {leaf(1.0) / 4:.0%}" == "2.500    2.5 003 25%"
+    assert f"{tg.Tensor([1.0, 2.0])}" == "Tensor([1., 2.])" and f"{x}" == repr(x)
+    with pytest.raises(ValueError):
+        f"{tg.Tensor([1.0, 2.0]):.3f}"
 
 
 def test_shape_words():

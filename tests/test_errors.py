@@ -81,6 +81,41 @@ def test_a_long_setting_is_cut_short():
     assert max(map(len, message.splitlines()[1:])) < 100 and "..." in message
 
 
+@pytest.mark.parametrize("call, name", [
+    (lambda x: x.sum(dim=0), "axis"), (lambda x: x.mean(axis=0, keepdim=True), "keepdims"),
+    (lambda x: x.max(0, keepdim=True), "keepdims"), (lambda x: F.softmax(x, dim=-1), "axis"),
+    (lambda x: F.flip(x, dims=(0, 1)), "axis"),
+])
+def test_another_librarys_name_of_a_setting_is_translated(call, name):
+    assert said(TypeError, lambda: call(ones(2, 3))).endswith(f"→ here it is called {name}")
+
+
+def test_a_name_that_the_op_has_under_no_name_is_not_translated():
+    assert "→" not in said(TypeError, lambda: F.relu(ones(2), dim=0))
+    assert "→" not in said(TypeError, lambda: ones(2).sum(colour=0))
+
+
+@pytest.mark.parametrize("key", [{}, {"key": None}], ids=["left out", "None"])
+def test_dropout_without_a_key_asks_for_one(key):
+    for action in (lambda: F.dropout(ones(2, 3), p=0.5, **key),
+                   lambda: F.attention(*[ones(1, 2, 3)] * 3, p=0.5, **key)):
+        assert "→ dropping needs a key, the same for the same mask: key=tg.random.new_key()" in said(TypeError, action)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 1.5, np.nan])
+def test_shares_outside_zero_to_one_are_named(value):
+    x = ones(1, 2, 3)
+    for action in (lambda: F.dropout(x, p=value, key=1), lambda: F.attention(x, x, x, p=value, key=1)):
+        assert f"p must be in 0 ≤ p < 1, not {value}" in said(ValueError, action)
+    loss = lambda: F.cross_entropy(ones(1, 3), targets=[1], label_smoothing=value)
+    assert f"label_smoothing must be in 0 ≤ label_smoothing < 1, not {value}" in said(ValueError, loss)
+
+
+def test_an_array_in_an_index_is_shown_by_its_shape():
+    message = said(IndexError, lambda: ones(2, 3)[:, np.full(40, 7)])
+    assert "index = (slice(None, None, None), (40,) int64 on cpu)" in message
+
+
 @pytest.mark.parametrize("kind, action", [
     (ValueError, lambda: ones(2) @ ones(3)),
     (IndexError, lambda: ones(2)[5]),

@@ -120,6 +120,15 @@ def test_importing_it_brings_in_numpy_and_nothing_else():
     assert set(out) - set(sys.stdlib_module_names) <= {"numpy", "tinygrad_tfm"}
 
 
+def test_training_and_its_like_are_imported_when_first_asked_for():
+    code = ("import sys, tinygrad_tfm as tg; names = 'text train generate checkpoint runs parallel'.split(); "
+            "print(*[name for name in names if f'tinygrad_tfm.{name}' in sys.modules]); "
+            "print(*[getattr(tg, name).__name__ for name in names]); print(hasattr(tg, 'nothing'))")
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert out == ["", " ".join(f"tinygrad_tfm.{name}" for name in
+                                ("text", "train", "generate", "checkpoint", "runs", "parallel")), "False"]
+
+
 def is_docstring(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 

@@ -1,6 +1,7 @@
 """Modules: weights are found wherever they stand, and every layer computes what its formula says, both ways."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_modules_that_hold_each_other_are_walked_once():
     assert [name for name, _ in a.named_parameters()] == ["weight", "bias", "friend.weight", "friend.bias"]
 
 
+@pytest.mark.parametrize("place", [lambda x: {x}, lambda x: frozenset({x}), lambda x: [{"deep": {x, 1}}]],
+                         ids=["set", "frozenset", "deep"])
+@pytest.mark.parametrize("what", [nn.Linear, nn.init.zeros], ids=["module", "tensor"])
+def test_a_set_has_no_order_and_may_hold_no_weights(place, what):
+    model = nn.Linear(2, 2)
+    model.extra = place(what(1, 1))
+    with pytest.raises(TypeError, match="^extra.* is a set, which has no order: put tensors and modules into a list"):
+        model.parameters()
+
+
+def test_a_set_without_weights_is_nobodys_business():
+    model = nn.Linear(2, 2)
+    model.words, model.nothing = {"a", 1}, set()
+    assert len(model.parameters()) == 2
+
+
 def test_frozen_weights_are_no_parameters_but_are_saved():
     model = nn.Linear(2, 3)
     model.bias.requires_grad = False
@@ -143,6 +160,12 @@ def test_a_state_goes_out_and_comes_back():
     for (name, x), before in zip(other.named_tensors(), arrays, strict=True):
         assert np.array_equal(x.data, state[name])
         assert x.data is before                                         # written into: whoever holds the array sees it
+
+
+def test_a_model_can_be_pickled_with_the_functions_it_holds():
+    model, x = nn.Sequential(nn.FeedForward(3), F.tanh, nn.LayerNorm(3)), leaf(2, 3)
+    again = pickle.loads(pickle.dumps(model))
+    assert again[0].activation is F.gelu and np.array_equal(again(x).data, model(x).data)
 
 
 def test_loading_keeps_the_precision_of_the_model():
@@ -340,6 +363,11 @@ def test_feed_forward_drops_its_result():
 def test_sizes_that_cannot_be_are_refused_by_name(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+def test_sizes_may_be_numpys_integers():
+    sizes = np.array([2, 3])
+    assert nn.Linear(*sizes)(leaf(4, 2)).shape == (4, 3) and nn.LayerNorm(sizes.max()).gain.shape == (3,)
 
 
 # ---- attention ------------------------------------------------------------------------------------------------------
@@ -664,6 +692,13 @@ class Mixer(nn.Module):
 
     def forward(self, x, *, mask=None, causal=False, cache=None):
         return x.mean(axis=1, keepdims=True) + x * 0
+
+
+def test_a_memory_is_for_cross_attention_and_cross_attention_for_a_memory():
+    x = tg.Tensor(normal(2, 3, 4), dtype="float32")
+    for action in (lambda: nn.DecoderBlock(4, 2)(x), lambda: nn.EncoderBlock(4, 2)(x, x)):
+        with pytest.raises(ValueError, match="a block with cross-attention needs a memory, one without has no use"):
+            action()
 
 
 def test_dropout_in_a_block_is_off_in_evaluation():

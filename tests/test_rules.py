@@ -169,6 +169,110 @@ def test_nothing_overflows_far_out(op):
     assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("x", [-700.0, -100.0, -30.0, -1.0, 0.0, 1.0, 30.0])
+def test_sigmoid_and_its_slope_keep_their_digits_far_out(x):
+    e = math.exp(-x)
+    assert F.sigmoid(tg.Tensor(np.array(x))).item() == pytest.approx(1 / (1 + e), rel=1e-14, abs=0)
+    if x < 30:                                          # there 1 − y has none left
+        assert tg.grad(F.sigmoid)(np.array(x)).item() == pytest.approx(e / (1 + e) / (1 + e), rel=1e-12, abs=0)
+
+
+def test_sigmoid_ends_in_zero_and_one():
+    x = tg.Tensor(np.array([-np.inf, -1e4, 1e4, np.inf]), requires_grad=True)
+    y = F.sigmoid(x)
+    y.sum().backward()
+    assert y.data.tolist() == [0, 0, 1, 1] and x.grad.tolist() == [0, 0, 0, 0]
+
+
+def test_the_slope_of_a_negative_number_to_a_power_is_no_number():
+    for base in (-2.0, -2):
+        x = tg.Tensor([1.0, 2.0, 3.0], requires_grad=True)
+        y = base ** x
+        y.sum().backward()
+        assert y.data.tolist() == [-2, 4, -8] and np.isnan(x.grad).all()
+    assert tg.grad(lambda x: 0.0 ** x)(2.0).item() == 0
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_numbers_that_are_all_equal_have_a_deviation_of_slope_zero(axis):
+    x = tg.Tensor(np.full((2, 3), 0.5), requires_grad=True)
+    y = x.std(axis)
+    y.sum().backward()
+    assert not y.data.any() and not x.grad.any()
+
+
+def test_a_line_of_equal_numbers_leaves_the_slopes_of_others_alone():
+    x = tg.Tensor([[1.0, 1.0], [0.0, 4.0]], requires_grad=True)
+    x.std(axis=1).sum().backward()
+    assert x.grad.tolist() == [[0, 0], [-0.5, 0.5]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.2}], ids=str)
+@pytest.mark.parametrize("lost", [[-np.inf, 1.0, 2.0], [-np.inf] * 3, [np.nan] * 3, [np.inf, 0.0, 0.0]], ids=str)
+def test_what_is_ignored_has_no_part_in_a_loss_whatever_it_is(lost, settings, dtype):
+    rows = tg.Tensor([[1.0, 2.0, 3.0], lost, [0.0, 1.0, 0.0]], True, dtype)
+    seen = tg.Tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], True, dtype)
+    with np.errstate(all="ignore"):
+        loss = F.cross_entropy(rows, targets=[2, -100, 0], **settings)
+        loss.backward()
+    expected = F.cross_entropy(seen, targets=[2, 0], **settings)
+    expected.backward()
+    assert loss.item() == expected.item() and not rows.grad[1].any()
+    np.testing.assert_array_equal(rows.grad[[0, 2]], seen.grad)
+
+
+def test_nll_passes_over_what_is_ignored_too():
+    logp = tg.Tensor([[-1.0, -2.0], [-np.inf, 0.0], [np.nan, np.nan]], requires_grad=True)
+    loss = F.nll(logp, targets=[1, -1, -1], ignore_index=-1)
+    loss.backward()
+    assert loss.item() == 2 and logp.grad.tolist() == [[0, -1], [0, 0], [0, 0]]
+    ignored = F.nll(logp, targets=[-1, -1, -1], ignore_index=-1)
+    assert ignored.item() == 0
+
+
+@pytest.mark.parametrize("index, same", [
+    ([1, 0], np.array([1, 0])), ([1, 1], np.array([1, 1])), ([], np.zeros(0, int)), ([True, False, True], [0, 2]),
+    ((slice(None), [0, 2]), (slice(None), np.array([0, 2]))), ((slice(None), []), (slice(None), np.zeros(0, int))),
+    ((slice(None), [True, False, False, True]), (slice(None), np.array([0, 3]))), ([[0, 1], [1, 1]], np.array(
+        [[0, 1], [1, 1]])), (tg.Tensor([2, 0]), np.array([2, 0])), ((tg.Tensor(1), [0, 0]), (1, np.array([0, 0]))),
+    ((slice(1), tg.Tensor([3, 3])), (slice(1), np.array([3, 3]))),
+    ((tg.Tensor([0, 2]), tg.Tensor([1, 1])), (np.array([0, 2]), np.array([1, 1]))),
+    (tg.Tensor(A) > 0, A > 0), ((0, tg.Tensor(A[0]) > 0), (0, A[0] > 0)), (np.int64(1), 1), ((..., [-1]), (..., [-1])),
+], ids=str)
+def test_lists_and_tensors_are_indices_as_arrays_are(index, same):
+    x = tg.Tensor(A, requires_grad=True)
+    y, expected = x[index], A[same]
+    g, placed = weights(expected.shape), np.zeros(A.shape)
+    y.backward(g)
+    np.add.at(placed, same, g)
+    np.testing.assert_array_equal(y.data, expected)
+    np.testing.assert_allclose(x.grad, placed, rtol=1e-14)
+
+
+TABLE = some(5, 4)
+AS_LISTS = {
+    "targets": (F.cross_entropy, A, {"targets": [0, 3, -100]}), "targets in rows": (
+        F.cross_entropy, cases.CUBE, {"targets": cases.TARGETS.tolist()}), "nll": (F.nll, A, {"targets": [1, 0, 2]}),
+    "ids": (F.embedding, TABLE, {"ids": [[0, 4], [4, 1]]}),
+    "bce": (F.binary_cross_entropy, A, {"targets": (A > 0).tolist()}),
+    "indices": (F.take_along_axis, A, {"indices": [[3, 0], [1, 1], [2, 0]], "axis": 1}),
+    "mask": (lambda x, mask: F.attention(x, x, x, mask=mask), A, {"mask": np.tri(3, dtype=bool).tolist()}),
+    "condition": (lambda x, condition: F.where(condition, x, 0.0), A, {"condition": (A > 0).tolist()}),
+}
+
+
+@pytest.mark.parametrize("op, x, settings", AS_LISTS.values(), ids=AS_LISTS.keys())
+def test_lists_are_settings_as_arrays_are(op, x, settings):
+    arrays = {name: np.array(value) if isinstance(value, list) else value for name, value in settings.items()}
+    leaves = tg.Tensor(x, requires_grad=True), tg.Tensor(x, requires_grad=True)
+    for leaf, given in zip(leaves, (settings, arrays)):
+        y = op(leaf, **given)
+        (y * y).sum().backward()
+    assert leaves[0].grad.any()
+    np.testing.assert_array_equal(leaves[0].grad, leaves[1].grad)
+
+
 def test_a_query_that_sees_nothing_gives_zeros_and_takes_no_gradient():
     q, k, v = (tg.Tensor(some(1, 3, 2, seed=i), requires_grad=True) for i in range(3))
     y = F.attention(q, k, v, mask=np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1]], bool))
@@ -212,6 +316,9 @@ def test_compositions_move_each_gradient_to_where_its_number_was():
     (lambda: F.einsum("ii->i", A[:, :3]), "repeats a letter"), (lambda: F.einsum("ij,j", A), "names 2 inputs, 1 were"),
     (lambda: F.pad(A, pad_width=((1, 1),)), "argument 2 is shorter"),
     (lambda: F.layer_norm(A, bias=A[0]), "give bias without it"),
+    (lambda: tg.Tensor(A).std(ddof=12), "ddof = 12 needs more than 12 numbers"),
+    (lambda: tg.Tensor(A).var(1, ddof=5), "ddof = 5 needs more than 4 numbers"),
+    (lambda: tg.Tensor(A).cumsum(), "missing .* 'axis'"),
     (lambda: F.split(tg.Tensor(A), 3, axis=1), "cannot be split into 3"), (lambda: F.topk(tg.Tensor(A), 5), "k = 5")])
 def test_calls_that_cannot_be_are_refused_in_words(wrong, words):
     with pytest.raises((ValueError, IndexError, TypeError), match=words):

@@ -7,7 +7,7 @@ import pytest
 from cases import some
 
 import tinygrad_tfm as tg
-from tinygrad_tfm import kernels, ops, optim
+from tinygrad_tfm import functional as F, kernels, ops, optim
 from tinygrad_tfm.kernels import cpu
 from tinygrad_tfm.tensor import lift, pull, unbroadcast
 
@@ -48,12 +48,22 @@ FITS = {                                               # by twin: calls that are
               for shape in [(), (7,), (3, 5), (BLOCK + 3,), (0,)] for step, decay in [(1, 0.1), (30, 0.0)]],
 }
 REFUSED = {                                            # and calls that are not
-    "gelu": [((some(3, 4),), {})],
-    "layer_norm": [((some(3, 24), GAIN, BIAS), {}), ((normal(3, 24), None, BIAS), {}), ((normal(3, 24),), {})],
+    "gelu": [((some(3, 4),), {}), ((normal(3, 4).astype(np.float16),), {}), ((np.arange(-2, 3),), {})],
+    "layer_norm": [((some(3, 24), GAIN, BIAS), {}), ((normal(3, 24), None, BIAS), {}), ((normal(3, 24),), {}),
+                   ((normal(3, 24), GAIN.astype(np.float64), BIAS), {}), ((normal(3, 24), 2.0), {}),
+                   ((normal(3, 24), GAIN, BIAS.astype(np.float64)), {}), ((normal(3, 24), GAIN, 2.0), {}),
+                   ((normal(3, 24), np.arange(24), BIAS), {})]
+        + [((normal(3, 24), *affine), {})
+           for odd in [normal(*shape, seed=5) for shape in [(), (1,), (3, 1), (1, 24), (3, 24), (2, 1, 24)]]
+           for affine in [(odd, None), (odd, BIAS), (GAIN, odd)]],
     "attention": [(heads(90, 66), {"causal": True}), (heads(4, 4), {"mask": np.ones((4, 4), bool)}),
                   (heads(4, 4), {"p": 0.1, "key": 1}), (tuple(a[0] for a in heads(4, 4)), {}),
                   (tuple(a.astype(np.float64) for a in heads(4, 4)), {}),
-                  ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {})],
+                  ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {}), ((*heads(4, 5)[:2], heads(4, 5)[2].astype(float)), {}),
+                  ((heads(4, 5)[0], heads(4, 5)[1].astype(float), heads(4, 5)[2]), {}),
+                  ((normal(2, 2, 4, 2), normal(2, 2, 2), normal(2, 2, 2, 3)), {})]
+        + [((*heads(4, 5)[:2], heads(4, 5, V=3)[2][part]), {"causal": causal}) for causal in (True, False)
+           for part in [slice(1), 0, (slice(None), slice(1)), (0, 0)]],
     "adamw": [((some(3, 4),) * 4, ADAMW | {"step": 1}), ((normal(3, 4).T,) * 4, ADAMW | {"step": 1})],
 }
 PAIRS = {name: (getattr(ops, name, None) or getattr(optim, name), *pair) for name, pair in cpu.TWINS.items()}
@@ -114,6 +124,10 @@ def test_a_twin_refuses_what_it_is_not_made_for(name, inputs, settings):
     assert not fits(*inputs, **settings) and kernels.choose(kernels.twins_of(plain), inputs, settings) is None
 
 
+def test_a_number_is_no_case_for_a_twin():
+    assert kernels.choose(kernels.twins_of(ops.gelu), [2.0], {}) is None
+
+
 def test_a_rule_of_the_same_name_elsewhere_has_no_twin():
     def gelu(x):
         return x, lambda g: g
@@ -149,6 +163,32 @@ def test_the_twin_runs_where_it_fits_and_the_plain_rule_elsewhere(name, counted)
     op(*others, **other_settings)
     assert counted[name] == 2
     np.testing.assert_allclose(y.numpy(), same.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@calls(REFUSED, RULES)
+def test_what_a_twin_refuses_is_the_plain_rules(name, inputs, settings, counted):
+    op, found = lift(PAIRS[name][0]), []
+    for on in (True, False):
+        given = [a if a is None or isinstance(a, float) else tg.Tensor(a, requires_grad=a.dtype.kind == "f") for a in inputs]
+        with tg.fused(on):
+            y = op(*given, **settings)
+            if y.requires_grad:
+                y.backward(np.ones(y.shape))
+        found.append([y.data, *(x.grad for x in given if x is not None and x.requires_grad)])
+    assert not counted[name]
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_values_may_be_wider_or_narrower_than_queries(counted):
+    for width in (1, 3, 20):
+        q, k, v = (tg.Tensor(a, requires_grad=True) for a in heads(5, 6, V=width))
+        y = F.attention(q, k, v, causal=True)
+        with tg.fused(False):
+            plain = F.attention(q, k, v, causal=True)
+        np.testing.assert_allclose(y.data, plain.data, rtol=1e-4, atol=1e-5)
+    assert y.shape == (2, 2, 5, 20)
 
 
 @pytest.mark.parametrize("name", RULES)

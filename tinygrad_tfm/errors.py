@@ -34,9 +34,17 @@ def settings_by_name(rule: Callable, names: tuple[str, ...], values: tuple, sett
 
 def no_such_attribute(name: str, functional: Any) -> str:
     """What to write instead of a method that Tensor does not have."""
-    there = hasattr(functional, name) and not name.startswith("_")
+    there = inspect.isfunction(getattr(functional, name, None)) and not name.startswith("_")
     return f"a Tensor has no method {name!r}" + (f": it is the function F.{name}(x), with F = tg.functional" if there
                                                  else "")
+
+
+def no_tensors_in(data: Any, tensor: type) -> None:
+    """Raise TypeError for a list or tuple with Tensors in it, however deep: as an array it would lose their graph."""
+    if isinstance(data, tensor):
+        raise TypeError("a list of Tensors has no graph: F.stack or F.concat make one Tensor of them")
+    for part in data if isinstance(data, list | tuple) else ():
+        no_tensors_in(part, tensor)
 
 
 def operand(x: Any) -> str:
@@ -55,7 +63,7 @@ def fix(name: str, arrays: Sequence[Any], settings: dict[str, Any]) -> str:
     if len({device_of(a) for a in [*shaped, *(part for part in parts if hasattr(part, "shape"))]}) > 1:
         return "the operands live on different devices: move one with .to('cuda') or .to('cpu')"
     shapes = [tuple(a.shape) for a in shaped]
-    if settings.get("p") and settings.get("key", 0) is None:
+    if settings.get("p") and settings.get("key") is None:
         return "dropping needs a key, the same for the same mask: key=tg.random.new_key() draws a new one"
     if name == "matmul" and len(shapes) == 2 and all(shapes):
         return _fix_matmul(*shapes)

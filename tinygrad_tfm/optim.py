@@ -1,4 +1,4 @@
-"""Floor 4: the steps downhill, the learning rate over time, and clipping.
+"""The steps downhill, the learning rate over time, and clipping.
 
 An optimiser never writes into a gradient: clipping returns a factor that `step` multiplies in.
 """

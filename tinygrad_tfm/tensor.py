@@ -23,8 +23,8 @@ import numpy as np
 
 from . import kernels, ops
 from .backend import DEFAULT_DTYPE, Array, device_of, namespace, to_device, to_numpy
-from .errors import explain, no_such_attribute, settings_by_name
-from .gpu import cuda
+from .errors import explain, no_such_attribute, no_tensors_in, settings_by_name
+from .gpu import cuda, resolve_device
 
 # ---- switches: context variables, so that no thread sees another's --------------------------------------------------
 
@@ -273,8 +273,7 @@ def as_array(data: Any, dtype: Any = None) -> Array:
             on_gpu = data.__dlpack_device__()[0] == 2
             data = cuda().from_dlpack(data) if on_gpu else np.from_dlpack(data)
         else:
-            if isinstance(data, list | tuple) and any(isinstance(x, Tensor) for x in data):
-                raise TypeError("a list of Tensors has no graph: F.stack or F.concat make one Tensor of them")
+            no_tensors_in(data, Tensor)
             typed = hasattr(data, "dtype")
             data = np.asarray(data)
             if data.dtype == np.float64 and not typed:
@@ -389,10 +388,11 @@ class Tensor:
 
         Raises RuntimeError in the middle of a graph, which would end here.
         """
-        if device != self.device and self.node is not None and self.node.back is not None:
+        there = resolve_device(device) == self.device
+        if not there and self.node is not None and self.node.back is not None:
             raise RuntimeError(f"the value of {self.node.name} cannot change device: its gradient would be lost; move "
                                "what it is computed from, or .detach() it first")
-        return self if device == self.device else Tensor(to_device(self.data, device), self.requires_grad)
+        return self if there else Tensor(to_device(self.data, device), self.requires_grad)
 
     def __repr__(self) -> str:
         head = "Tensor(" + np.array2string(self.numpy(), separator=", ", prefix="Tensor(", threshold=100)
@@ -496,7 +496,7 @@ def grad(f: Callable, argnum: int = 0) -> Callable:
         with higher_order(), switched(_recording, True):
             x = given * 1.0                                        # a node of its own, and floats of integers
             x.node = x.node or Node("leaf", x.data)
-            y = f(*args[:argnum], x, *args[argnum + 1:], **kw)
+            y = f(*(x if i == argnum % len(args) else other for i, other in enumerate(args)), **kw)
             if np.size(bare(y)) != 1:
                 raise ValueError(f"grad differentiates a function to one number, this one gave shape {y.shape}")
             depends = isinstance(y, Tensor) and y.requires_grad

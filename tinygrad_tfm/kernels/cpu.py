@@ -92,8 +92,8 @@ def gelu(x):
 
 
 def _has_gain(x: Any, gain: Any = None, bias: Any = None, **settings: Any) -> bool:
-    return (gain is not None and x.dtype == gain.dtype == np.float32
-            and all(a is None or a.shape == x.shape[-1:] for a in (gain, bias)))
+    vectors = (gain,) if bias is None else (gain, bias)
+    return float32(x) and all(float32(a) and a.shape == x.shape[-1:] for a in vectors)
 
 
 @twin(fits=_has_gain)

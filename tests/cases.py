@@ -131,15 +131,16 @@ def by_root_mean_square(v: list, gain: Any = None, eps: float = 1e-6) -> list:
 
 
 def mask_of(count: int, p: float, key: int) -> list[int]:
-    """The mask of `dropout` in Python's integers: a counter, scrambled twice, half of the key before each."""
+    """The mask of `dropout` in Python's integers: a counter, scrambled twice, half of the key before each; the lower
+    half of what comes out decides about one number, the upper half about the next."""
     kept = []
-    for bits in range(count):
+    for bits in range(-(-count // 2)):
         for add, multiplier in ((key, 0x7FEB352D), (key >> 32, 0x846CA68B)):
             bits = (bits + add) % 2**32
             bits = (bits ^ bits >> 16) * multiplier % 2**32
             bits ^= bits >> 15
-        kept.append(int(bits >= int(p * 2**32)))
-    return kept
+        kept += [int(half >= round(p * 2**16)) for half in (bits % 2**16, bits >> 16)]
+    return kept[:count]
 
 
 def dropped(x: np.ndarray, p: float, key: int) -> np.ndarray:

@@ -216,8 +216,9 @@ def test_what_is_ignored_has_no_part_in_a_loss_whatever_it_is(lost, settings, dt
     with np.errstate(all="ignore"):
         loss = F.cross_entropy(rows, targets=[2, -100, 0], **settings)
         loss.backward()
-    expected = F.cross_entropy(seen, targets=[2, 0], **settings)
-    expected.backward()
+    with tg.fused(False):                               # the very same numbers, so by the same text
+        expected = F.cross_entropy(seen, targets=[2, 0], **settings)
+        expected.backward()
     assert loss.item() == expected.item() and not rows.grad[1].any()
     np.testing.assert_array_equal(rows.grad[[0, 2]], seen.grad)
 

@@ -20,6 +20,10 @@ def heads(T, S, K=8, B=2, H=2, V=None):
     return normal(B, H, T, K), normal(B, H, S, K, seed=1), normal(B, H, S, V or K, seed=2)
 
 
+def ids(shape):
+    return np.random.default_rng([1, *shape]).integers(0, 13, shape)
+
+
 def scattered(x):
     """The same numbers as every second of a larger array, in Fortran's order."""
     view = np.empty([2 * n for n in x.shape[::-1]], x.dtype).T[tuple(slice(None, None, 2) for _ in x.shape)]
@@ -37,10 +41,16 @@ FITS = {                                               # by twin: calls that are
     "layer_norm": [((normal(*shape, 24, scale=4), GAIN, BIAS), {}) for shape in [(), (1,), (5,), (2, 3), (0,), (3000,)]]
         + [((normal(5, 24), GAIN, None), {}), ((normal(5, 24), GAIN, BIAS), {"eps": 0.1}),
            ((scattered(normal(6, 24)), scattered(GAIN), BIAS), {}), ((normal(4, 24) + 100, GAIN, BIAS), {})],
+    "dropout": [((normal(*shape),), {"p": 0.3, "key": 5 << 40}) for shape in [(), (1,), (7, 5), (0, 3), (BLOCK + 1,)]]
+        + [((normal(400, 500),), {"p": 0.999, "key": 7}), ((scattered(normal(33, 20)),), {"p": 1e-6, "key": 2**63 - 1})],
+    "cross_entropy": [((normal(*shape, 13, scale=5),), {"targets": ids(shape)}) for shape in [(1,), (), (7,), (2, 3, 5)]]
+        + [((scattered(normal(6, 13)),), {"targets": ids((6,))}), ((normal(6, 13) + 1000,), {"targets": ids((6,))}),
+           ((normal(6, 13, scale=1000),), {"targets": ids((6,)).astype(np.uint8), "ignore_index": -1})],
     "attention": [(heads(T, S), {"causal": causal}) for causal in (True, False)
                   for T, S in [(1, 1), (3, 3), (64, 64), (65, 65), (130, 130), (1, 70), (66, 90), (5, 200)]]
         + [(heads(90, 66), {}), (heads(70, 70, V=3), {"causal": True}), (heads(70, 70), {"causal": True, "scale": 0.2}),
            (heads(40, 40), {"causal": True, "rows": 16}), (tuple(map(scattered, heads(66, 70))), {"causal": True}),
+           (heads(130, 130, B=9), {"causal": True, "p": 0.3, "key": 5 << 40}), (heads(5, 90), {"p": 0.2, "key": 3}),
            (heads(200, 200, B=9), {"causal": True}), (tuple(20 * a for a in heads(70, 70)), {"causal": True}),
            (tuple(a.swapaxes(1, 2).copy().swapaxes(1, 2) for a in heads(66, 66)), {"causal": True})],
     "adamw": [((normal(*shape), normal(*shape, seed=1), normal(*shape, seed=2), abs(normal(*shape, seed=3))),
@@ -56,8 +66,13 @@ REFUSED = {                                            # and calls that are not
         + [((normal(3, 24), *affine), {})
            for odd in [normal(*shape, seed=5) for shape in [(), (1,), (3, 1), (1, 24), (3, 24), (2, 1, 24)]]
            for affine in [(odd, None), (odd, BIAS), (GAIN, odd)]],
+    "dropout": [((some(3, 4),), {"p": 0.3, "key": 1}), ((normal(3, 4),), {"p": 0.0, "key": 1})],
+    "cross_entropy": [((some(3, 4),), {"targets": np.zeros(3, int)}), ((normal(3, 4),), {"targets": np.array([0, -100, 1])}),
+                      ((normal(3, 4),), {"targets": np.zeros(3, int), "label_smoothing": 0.1}),
+                      ((normal(3, 4),), {"targets": np.zeros(3, int), "ignore_index": 2}),
+                      ((normal(0, 4),), {"targets": np.zeros(0, int)})],
     "attention": [(heads(90, 66), {"causal": True}), (heads(4, 4), {"mask": np.ones((4, 4), bool)}),
-                  (heads(4, 4), {"p": 0.1, "key": 1}), (tuple(a[0] for a in heads(4, 4)), {}),
+                  (tuple(a[0] for a in heads(4, 4)), {}),
                   (tuple(a.astype(np.float64) for a in heads(4, 4)), {}),
                   ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {}), ((*heads(4, 5)[:2], heads(4, 5)[2].astype(float)), {}),
                   ((heads(4, 5)[0], heads(4, 5)[1].astype(float), heads(4, 5)[2]), {}),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from contextvars import copy_context
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from .backend import Array, device_of
 from .kernels.cpu import keep_freed_memory
 from .nn import Module
+from .optim import one_by_one
 from .random import new_key, random_stream
 from .tensor import Tensor, no_grad
 
@@ -67,7 +69,7 @@ class DataParallel:
 
     def __enter__(self) -> DataParallel:
         keep_freed_memory()
-        self._pool = ThreadPoolExecutor(self.workers) if self.workers > 1 else None
+        self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
         self._blas = (one_blas_thread() if self._pool else None) or nullcontext()
         self._blas.__enter__()
         return self
@@ -84,16 +86,12 @@ class DataParallel:
             loss.backward(share)
             return loss.data * share
         try:
-            total = sum(self._each(work, x, y))
+            total = sum(self._shares(work, x, y))
         except BaseException:
             for model in self.replicas:                            # a half of a gradient is none
                 model.zero_grad()
             raise
-        for p, *others in zip(*(m.parameters() for m in self.replicas), strict=True):
-            for other in others:
-                if other.grad is not None:                         # in a batch smaller than the workers some have none
-                    p.node.grad = p.grad + other.grad
-                    other.zero_grad()
+        self.spread(_add_up, list(zip(*(m.parameters() for m in self.replicas), strict=True)))
         return total
 
     def loss(self, x: Array, y: Array) -> Array:
@@ -101,10 +99,19 @@ class DataParallel:
         def work(model: Any, x: Array, y: Array, share: float) -> Array:
             with no_grad():
                 return model.loss(x, y).data * share
-        return sum(self._each(work, x, y))
+        return sum(self._shares(work, x, y))
 
-    def _each(self, work: Callable[..., Array], x: Array, y: Array) -> list[Array]:
-        if self._pool is None:
+    def spread(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """work(item) of every item, which are dealt out to the threads like cards; the results in order."""
+        hands = [items[i::self.workers] for i in range(self.workers)]
+        results: list[Any] = [None] * len(items)
+        for i, part in enumerate(self._together([partial(one_by_one, work, hand) for hand in hands])):
+            results[i::self.workers] = part
+        return results
+
+    def _shares(self, work: Callable[..., Array], x: Array, y: Array) -> list[Array]:
+        """work(model, x, y, share) by each replica on its share of the rows."""
+        if self.workers == 1:
             return [work(self.model, x, y, 1.0)]
         jobs = []
         for model, modules, rows in zip(self.replicas, self._modules,
@@ -115,10 +122,26 @@ class DataParallel:
                 part = slice(rows[0], rows[-1] + 1)
                 seed = new_key() if model.training else 0          # evaluating must not move the random numbers
                 stream = random_stream(np.random.default_rng(seed))
-                jobs.append(self._pool.submit(copy_context().run, _with, stream, work, model, x[part], y[part],
-                                              len(rows) / len(x)))
-        wait(jobs)                                                 # all of them, also where one has failed
-        return [job.result() for job in jobs]
+                jobs.append(partial(_with, stream, work, model, x[part], y[part], len(rows) / len(x)))
+        return self._together(jobs)
+
+    def _together(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run them side by side, the first in this thread; when this returns or raises, all have ended."""
+        others = [self._pool.submit(copy_context().run, job) for job in jobs[1:]] if self._pool else []
+        try:
+            first = jobs[0]()
+        finally:
+            wait(others)
+        return [first, *(job.result() for job in others)]
+
+
+def _add_up(same: tuple[Tensor, ...]) -> None:
+    """Add the gradients of a parameter's replicas to its own."""
+    p, *others = same
+    for other in others:
+        if other.grad is not None:                                 # in a batch smaller than the workers some have none
+            p.node.grad = p.grad + other.grad                      # type: ignore[union-attr]
+            other.zero_grad()
 
 
 def _with(context: Any, work: Callable[..., Array], *args: Any) -> Array:

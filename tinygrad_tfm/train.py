@@ -170,11 +170,11 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             dice = rng().bit_generator.state
             optimizer.lr = warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps)
             loss = parallel.backward(x, y)
-            norm = global_norm(model.parameters())
+            norm = global_norm(optimizer.parameters, parallel.spread)
             if step % log_every == 0 and not math.isfinite(float(loss) + float(norm)):
                 rng().bit_generator.state = dice                   # the same dropout once more
                 raise Diverged(diagnosis(partial(parallel.backward, x, y), step, run))
-            optimizer.step(scale=clip_factor(norm, c.clip))
+            optimizer.step(clip_factor(norm, c.clip), parallel.spread)
             optimizer.zero_grad()
             step, seen = step + 1, seen + x.size
             bar.update()

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..random import random_bits
+
 BLOCK = 1 << 16                     # numbers in a block: 256 KiB in float32, so that a few of them fit a core's cache
 TWINS: dict[str, tuple[Callable, Callable[..., bool]]] = {}       # by rule: the twin, and which calls it is for
 
@@ -123,14 +125,60 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
     return y.reshape(shape), back
 
 
-def _plain_causal(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0,
-                  **settings: Any) -> bool:
+def _some(x: Any, *, p: float, key: int) -> bool:
+    return float32(x) and 0 < p < 1
+
+
+@twin(fits=_some)
+def dropout(x, *, p, key):
+    """The hash in blocks that stay in the cache."""
+    scaled = scaled_mask(x.shape, p, key, x.dtype)
+    return x * scaled, lambda g: g * scaled
+
+
+def scaled_mask(shape, p, key, dtype):
+    """0 where a number is dropped, 1/(1 − p) elsewhere: the mask of the plain rule, two numbers from each hash."""
+    scaled = np.empty(shape, dtype)
+    flat, limit = scaled.reshape(-1), min(round(p * 2**16), 2**16 - 1)
+    for part in blocks(flat.size):
+        n = part.stop - part.start
+        np.copyto(flat[part], random_bits(n // 2 + 1, key, np, part.start // 2).view(np.uint16)[:n] >= limit)
+        flat[part] *= 1 / (1 - p)
+    return scaled
+
+
+def _all_count(logits: Any, *, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0) -> bool:
+    return (float32(logits) and not label_smoothing and targets.size and targets.dtype.kind in "iu"
+            and targets.shape == logits.shape[:-1] and 0 <= targets.min() and targets.max() < logits.shape[-1]
+            and not 0 <= ignore_index < logits.shape[-1])
+
+
+@twin(fits=_all_count)
+def cross_entropy(logits, *, targets, ignore_index=-100, label_smoothing=0.0):
+    """Forward leaves (softmax − onehot)/n, which is the gradient: nothing else is kept, no logarithm is taken of V
+    numbers, and no table of ones and zeros is made."""
+    rows, t = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    place = np.arange(len(t)), t
+    e = rows - rows.max(axis=-1, keepdims=True)
+    picked = e[place]
+    np.exp(e, out=e)
+    total = e @ np.ones(e.shape[1], e.dtype)
+    loss = (np.log(total) - picked).mean()
+    e *= (1 / len(t) / total)[:, None]
+    e[place] -= 1 / len(t)
+    e = e.reshape(logits.shape)
+    return loss, lambda g: e * g
+
+
+def _maskless(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0, key: Any = None,
+              **settings: Any) -> bool:
     return (q.dtype == k.dtype == v.dtype == np.float32 and q.ndim == k.ndim == v.ndim == 4 and q.size and k.size
-            and mask is None and not p and q.shape[:2] == k.shape[:2] and v.shape[:3] == k.shape[:3]
+            and mask is None and 0 <= p < 1 and (not p or isinstance(key, int))
+            and q.shape[:2] == k.shape[:2] and v.shape[:3] == k.shape[:3]
             and (not causal or k.shape[2] >= q.shape[2]))
 
 
-@twin(fits=_plain_causal)
+@twin(fits=_maskless)
 def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0, rows=64):
     """By blocks of query rows: their scores stay in the cache, keys in the future are not multiplied at all, and
     softmax divides the small value instead of the large scores."""
@@ -138,6 +186,7 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0, row
     scale = 1 / math.sqrt(K) if scale is None else scale
     y = _heads_side_by_side(B, H, T, v.shape[3], q.dtype)
     late = np.triu(np.full((rows, rows), -np.inf, q.dtype), 1)
+    kept = scaled_mask((B, H, T, S), p, key, q.dtype) if p else None
     saved = []
     for b in blocks(B, H * min(rows, T) * S):
         for start in range(0, T, rows):
@@ -148,7 +197,8 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0, row
                 n = i.stop - start
                 scores[..., j.stop - n:] += late[:n, :n]
             e, total = _softmax_numerator(scores)
-            np.divide(e @ v[b, :, j], total, out=y[b, :, i])
+            dropped = e if kept is None else e * kept[b, :, i, j]
+            np.divide(dropped @ v[b, :, j], total, out=y[b, :, i])
             saved.append((b, i, j, e, total))
 
     def back(g):
@@ -156,9 +206,12 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0, row
         for b, i, j, e, total in reversed(saved):              # the last block sees all keys: it writes, others add
             last = i.stop == T
             gz = g[b, :, i] / total
-            _put(gv[b, :, j], e.swapaxes(-1, -2), gz, last)
+            dropped = e if kept is None else e * kept[b, :, i, j]
+            _put(gv[b, :, j], dropped.swapaxes(-1, -2), gz, last)
             gz *= scale
             gs = gz @ v[b, :, j].swapaxes(-1, -2)
+            if kept is not None:
+                gs *= kept[b, :, i, j]
             gs -= np.vecdot(gz, y[b, :, i])[..., None]
             gs *= e
             np.matmul(gs, k[b, :, j], out=gq[b, :, i])

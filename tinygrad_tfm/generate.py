@@ -16,6 +16,7 @@ import numpy as np
 from .backend import to_device, to_numpy
 from .errors import positive
 from .models.decoder import Decoder
+from .models.one_token import one_token
 from .nn import KVCache, Module
 from .tensor import no_grad
 from .text import CharTokenizer
@@ -95,14 +96,17 @@ def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling 
     if not ids:
         raise ValueError("generation needs at least one token to start from")
     sampling, rng = sampling or Sampling(), rng or np.random.default_rng()
-    dropout_off = evaluating(model)
+    dropout_off, step = evaluating(model), one_token(model) if cached else None
     start, seen, cache = 0, 0, None
     for _ in range(count):
         if cache is None or not cached or window_start(len(ids), context) != start:
             start = seen = window_start(len(ids), context)
             cache = model.new_cache()
-        with dropout_off:                                          # not around the yield: there the caller is at work
-            logits = last_logits(model, ids[seen:], cache if cached else None)
+        if step and 0 < cache[0].length == len(ids) - start - 1:
+            logits = step(ids[-1], cache)
+        else:
+            with dropout_off:                                      # not around the yield: there the caller is at work
+                logits = last_logits(model, ids[seen:], cache if cached else None)
         seen = len(ids)
         ids.append(sampling.choose(logits, rng))
         yield ids[-1]

@@ -70,27 +70,40 @@ def gelu(x):
     for part in blocks(x.size):
         v, d = flat[part], slope[part]
         t, e = spare[:, :v.size]
-        np.abs(v, out=t)
-        t *= ERFC_SLOPE * math.sqrt(0.5)
-        t += 1
-        np.divide(1, t, out=t)
-        np.multiply(v, v, out=e)
-        e *= -0.5
-        np.exp(e, out=e)
-        np.multiply(t, -0.5 * ERFC[-1], out=d)
-        for c in ERFC[-2::-1]:
-            d += -0.5 * c
-            d *= t
-        d *= e                                                     # −Φ(−|x|)
-        d += 0.5
-        np.copysign(d, v, out=d)
-        d += 0.5                                                   # Φ(x)
+        _normal(v, d, t, e)
         np.multiply(v, d, out=out[part])
         e *= v
         e *= 1 / math.sqrt(2 * math.pi)
         d += e
     slope = slope.reshape(x.shape)
     return y, lambda g: g * slope
+
+
+def gelu_only(x):
+    """The value of GELU without the derivative, for generation."""
+    d, t, e = np.empty((3, *x.shape), x.dtype)
+    _normal(x, d, t, e)
+    d *= x
+    return d
+
+
+def _normal(x, d, t, e):
+    """Φ(x) into d and exp(−x²/2) into e; t is a third place to compute in."""
+    np.abs(x, out=t)
+    t *= ERFC_SLOPE * math.sqrt(0.5)
+    t += 1
+    np.divide(1, t, out=t)
+    np.multiply(x, x, out=e)
+    e *= -0.5
+    np.exp(e, out=e)
+    np.multiply(t, -0.5 * ERFC[-1], out=d)
+    for c in ERFC[-2::-1]:
+        d += -0.5 * c
+        d *= t
+    d *= e                                                         # −Φ(−|x|)
+    d += 0.5
+    np.copysign(d, x, out=d)
+    d += 0.5
 
 
 def _has_gain(x: Any, gain: Any = None, bias: Any = None, **settings: Any) -> bool:

@@ -82,7 +82,7 @@ print(f"{model.size():,} parameters")
 # Training
 # --------
 # A batch, the loss, its gradient, a step; the learning rate rises, then falls along a cosine.
-# `parallel.backward(x, y)` is `model.loss(x, y).backward()`, done by one thread per core, each for
+# `parallel.backward(x, y)` is `model.loss(x, y).backward()`, done by one worker per core, each for
 # its share of the batch, and with the gradients summed.
 
 

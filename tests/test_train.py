@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tinygrad_tfm.text import CharTokenizer, Corpus, split
 from tinygrad_tfm.train import Diverged, TrainConfig, evaluate, new_decoder, train
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
+FORK = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 TINY = dict(context=16, layers=2, heads=2, width=16)
 
 
@@ -104,14 +106,16 @@ def test_modules_that_were_frozen_in_evaluation_stay_so(tmp_path):
     assert flags == {name: module.training for name, module in model.named_modules()} == copies[0] == copies[1]
 
 
-def test_an_error_in_one_share_leaves_no_half_gradient(tmp_path):
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=FORK)])
+def test_an_error_in_one_share_leaves_no_half_gradient(tmp_path, processes):
     model, *_ = start(tmp_path / "run")
     x = np.zeros((4, 16), np.int64)
     bad = x.copy()
     bad[3, 0] = 999
-    with DataParallel(model, 2) as parallel:
-        with pytest.raises(IndexError):
+    with DataParallel(model, 2, processes) as parallel:
+        with pytest.raises(IndexError, match="targets must lie in") as caught:
             parallel.backward(x, bad)
+        assert "cross_entropy" in str(caught.value)
         assert all(p.grad is None for m in parallel.replicas for p in m.parameters())
 
 
@@ -195,18 +199,70 @@ def test_evaluation_over_the_whole_text_is_the_mean_over_every_next_character(tm
     assert found == pytest.approx(total / (len(ids) - 1), rel=1e-5)
 
 
-def test_two_workers_give_the_gradients_of_one(tmp_path):
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=FORK)])
+def test_two_workers_give_the_gradients_of_one(tmp_path, processes):
     model, tokenizer, *_ = start(tmp_path / "run")
     x, y = np.random.default_rng(0).integers(0, tokenizer.size, (2, 7, 16))        # 7 windows: unequal shares
     found = []
     for workers in (1, 2, 3, 9):                                                   # 9: two have nothing to do
-        with DataParallel(model, workers) as parallel:
+        with DataParallel(model, workers, processes) as parallel:
             loss = parallel.backward(x, y)
         found.append([float(loss), *(p.grad.copy() for p in model.parameters())])
         model.zero_grad()
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+@FORK
+def test_processes_and_threads_give_the_same_to_the_bit(tmp_path):
+    found = []
+    for processes in (True, False):
+        model, tokenizer, *_ = start(tmp_path / str(processes), shape=TINY | {"dropout": 0.3})
+        x, y = np.random.default_rng(0).integers(0, tokenizer.size, (2, 7, 16))
+        with DataParallel(model, 3, processes) as parallel:
+            tg.manual_seed(4)
+            losses = [float(parallel.backward(x, y)), float(parallel.backward(x[:2], y[:2]))]
+            losses.append(float(parallel.loss(x, y)))
+        found.append([losses, *(p.grad for p in model.parameters())])
+    assert found[0][0] == found[1][0]
+    assert all(np.array_equal(a, b) for a, b in zip(found[0][1:], found[1][1:], strict=True))
+
+
+@FORK
+def test_weights_changed_in_place_are_seen_by_every_process_and_stay_when_they_are_gone(tmp_path):
+    model, tokenizer, *_ = start(tmp_path / "run")
+    x, y = np.random.default_rng(0).integers(0, tokenizer.size, (2, 8, 16))
+    with DataParallel(model, 2, processes=True) as parallel:
+        for p in model.parameters():
+            p.data *= 2
+        loss = parallel.loss(x, y)
+        processes = [other.process for other in parallel._others]
+        assert all(process.is_alive() for process in processes)
+    assert not any(process.is_alive() for process in processes)
+    assert float(loss) == pytest.approx(model.loss(x, y).item(), rel=1e-5)
+
+
+@FORK
+def test_a_process_that_dies_is_told_and_nothing_hangs(tmp_path):
+    model, *_ = start(tmp_path / "run")
+    x = np.zeros((4, 16), np.int64)
+    with DataParallel(model, 2, processes=True) as parallel:
+        parallel._others[0].process.kill()
+        parallel._others[0].process.join()
+        with pytest.raises(RuntimeError, match="has died.*--workers 1"):
+            parallel.backward(x, x)
+
+
+def test_watchers_see_the_work_of_every_share(tmp_path):
+    model, *_ = start(tmp_path / "run")
+    x = np.zeros((4, 16), np.int64)
+    counts = []
+    for workers in (1, 2):
+        with DataParallel(model, workers) as parallel, tg.watch.timed() as timer:
+            parallel.backward(x, x)
+        counts.append(timer.calls["layer_norm"])
+    assert counts[1] == 2 * counts[0] > 0
 
 
 def test_a_replica_shares_weights_but_not_gradients(tmp_path):

@@ -221,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
                               ("heads", int, "attention heads per block"), ("width", int, "numbers per position"),
                               ("dropout", float, "probability of dropping a number"),
                               ("lr", float, "peak learning rate"), ("seed", int, "of all random numbers"),
-                              ("workers", int, "threads; as many as cores by default")):
+                              ("workers", int, "that share the batch; as many as cores by default")):
         t.add_argument(f"--{name}", type=kind, help=f"{about} (the preset's)" if name != "workers" else about)
 
     s = command("sample", run_sample, "let a trained decoder write",

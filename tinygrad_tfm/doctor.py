@@ -24,7 +24,7 @@ def run(options: Any) -> tuple[int, dict[str, Any]]:
         "packages": {name: version(name) for name in EXTRAS}, "cupy": cupy_wheels(), "gpu": gpu()}
     print(f"Python {report['python']} on {platform.system()} {platform.machine()}, {report['cores']} cores; "
           f"NumPy {report['numpy']} with {report['blas']}")
-    print(f"training would use {suggested_workers(64, 64, 'cpu')} threads on the CPU")
+    print(f"training would use {suggested_workers(64, 64, 'cpu')} workers on the CPU")
     for name, found in report["packages"].items():
         print(f"  {name:<14}" + (found or f"missing; pip install 'tinygrad_tfm[{EXTRAS[name]}]'"))
     if len(report["cupy"]) > 1:

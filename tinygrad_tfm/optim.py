@@ -15,11 +15,6 @@ from .errors import fraction, nonnegative
 from .tensor import Tensor, _fused
 
 
-def one_by_one(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """work(item) of every item, in this thread."""
-    return [work(item) for item in items]
-
-
 class Optimizer:
     """Parameters and, for each, the arrays an optimiser remembers. Subclasses say how one parameter moves.
 
@@ -46,17 +41,12 @@ class Optimizer:
         for p in self.parameters:
             p.zero_grad()
 
-    def step(self, scale: Any = 1.0, spread: Callable[..., Any] = one_by_one) -> None:
-        """Move every parameter that has a gradient, the gradient taken times `scale` (a number or a 0-d array).
-
-        `spread(work, items)` calls work on every item: `DataParallel.spread` does it on several cores.
-        """
+    def step(self, scale: Any = 1.0) -> None:
+        """Move every parameter that has a gradient, the gradient taken times `scale` (a number or a 0-d array)."""
         self.steps += 1
-        def move(i: int) -> None:
-            p = self.parameters[i]
+        for i, p in enumerate(self.parameters):
             if p.grad is not None:
                 self.update(p, p.grad, scale, *(arrays[i] for arrays in self.state.values()))
-        spread(move, range(len(self.parameters)))
 
     def update(self, p: Tensor, g: Array, scale: Any, *memory: Array) -> None:
         """Move one parameter, in place, by its gradient times the scale."""
@@ -139,9 +129,10 @@ class Adam(AdamW):
         super().__init__(parameters, lr, betas, eps, decay=0.0)
 
 
-def global_norm(parameters: Iterable[Tensor], spread: Callable[..., Any] = one_by_one) -> Array:
+def global_norm(parameters: Iterable[Tensor]) -> Array:
     """√Σ g² over all gradients together, as a 0-d array: reading it on a GPU is left to the caller."""
-    squares = spread(lambda g: g.reshape(-1) @ g.reshape(-1), [p.grad for p in parameters if p.grad is not None])
+    flat = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
+    squares = [g @ g for g in flat]
     if not squares:
         raise ValueError("no parameter has a gradient: call backward() first")
     return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))

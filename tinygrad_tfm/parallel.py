@@ -1,17 +1,18 @@
 """One training step on several cores: each takes a share of the batch, the gradients are summed.
 
-NumPy lets go of the interpreter inside every operation, so threads are enough, and no rule knows of them. Each thread
-has its own replica of the model: tensors of its own on the very same arrays. Between machines it would be the same,
-with a network in place of the sum.
+Each worker has its own replica of the model: tensors of its own on the very same arrays. No rule knows of them.
+Between machines it would be the same, with a network in place of the sum. Workers are processes where a process can be
+forked (`processes.py`), elsewhere threads: NumPy lets go of the interpreter inside every operation.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
 from importlib.util import find_spec
@@ -22,9 +23,9 @@ import numpy as np
 from .backend import Array, device_of
 from .kernels.cpu import keep_freed_memory
 from .nn import Module
-from .optim import one_by_one
+from .processes import Process, shared_copy
 from .random import new_key, random_stream
-from .tensor import Tensor, no_grad
+from .tensor import Tensor, _watchers, no_grad
 
 
 def cores() -> int:
@@ -33,8 +34,8 @@ def cores() -> int:
 
 
 def suggested_workers(batch: int, context: int, device: str) -> int:
-    """As many as there are cores while each has a few hundred tokens to do; one on a GPU, or if NumPy's own threads
-    cannot be held back (that takes threadpoolctl: the two kinds of threads must not both fan out)."""
+    """As many as there are cores while each has a few hundred tokens to do; one on a GPU, or if BLAS's own threads
+    cannot be held back (that takes threadpoolctl: workers and threads of BLAS must not both fan out)."""
     if device == "cuda" or not find_spec("threadpoolctl"):
         return 1
     return max(1, min(cores(), batch, batch * context // 256))
@@ -56,97 +57,122 @@ def replica(model: Module) -> Module:
 
 
 class DataParallel:
-    """Losses and gradients of `model.loss(x, y)` over a batch, by `workers` threads.
+    """Losses and gradients of `model.loss(x, y)` over a batch, by `workers` processes, or threads.
 
     Use it as a context: `with DataParallel(model, 2) as parallel: loss = parallel.backward(x, y)`. With one worker
-    it is just the model.
+    it is just the model. Inside, weights are changed in place only (as optimisers do), so that all workers see it.
     """
 
-    def __init__(self, model: Any, workers: int = 1):
-        self.model, self.workers = model, workers
-        self.replicas = [model] + [replica(model) for _ in range(workers - 1)]
-        self._modules = [[module for _, module in m.named_modules()] for m in self.replicas]
+    def __init__(self, model: Any, workers: int = 1, processes: bool = sys.platform == "linux"):
+        self.model, self.workers, self.processes = model, workers, processes
+        self.replicas = [model]
 
     def __enter__(self) -> DataParallel:
         keep_freed_memory()
-        self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
-        self._blas = (one_blas_thread() if self._pool else None) or nullcontext()
+        more = self.workers - 1
+        self._blas = (one_blas_thread() if more else None) or nullcontext()
         self._blas.__enter__()
+        tensors = [x for _, x in self.model.named_tensors()]
+        processes = self.processes and all(x.device == "cpu" for x in tensors)
+        if more and processes:
+            for x, shared in zip(tensors, shared_copy(x.data for x in tensors)):
+                x.data = shared
+        self.replicas = [self.model, *(replica(self.model) for _ in range(more))]
+        self._others = [Process(r) if processes else Thread(r) for r in self.replicas[1:]]
+        self._modules = [module for _, module in self.model.named_modules()]
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        for other in reversed(self._others):
+            other.close()
         self._blas.__exit__(*exception)
-        if self._pool:
-            self._pool.shutdown()
 
     def backward(self, x: Array, y: Array) -> Array:
         """The mean loss over the batch, a 0-d array; its gradients are added to the model's parameters."""
-        def work(model: Any, x: Array, y: Array, share: float) -> Array:
-            loss = model.loss(x, y)
-            loss.backward(share)
-            return loss.data * share
         try:
-            total = sum(self._shares(work, x, y))
+            total = sum(self._shares(_gradients, x, y))
         except BaseException:
             for model in self.replicas:                            # a half of a gradient is none
                 model.zero_grad()
             raise
-        self.spread(_add_up, list(zip(*(m.parameters() for m in self.replicas), strict=True)))
+        for p, *others in zip(*(m.parameters() for m in self.replicas), strict=True):
+            for other in others:
+                if other.grad is not None:                         # in a batch smaller than the workers some have none
+                    p.node.grad = other.grad.copy() if p.grad is None else p.grad + other.grad
+                    other.zero_grad()
         return total
 
     def loss(self, x: Array, y: Array) -> Array:
         """The mean loss over the batch, without a graph."""
-        def work(model: Any, x: Array, y: Array, share: float) -> Array:
-            with no_grad():
-                return model.loss(x, y).data * share
-        return sum(self._shares(work, x, y))
+        return sum(self._shares(_loss, x, y))
 
-    def spread(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """work(item) of every item, which are dealt out to the threads like cards; the results in order."""
-        hands = [items[i::self.workers] for i in range(self.workers)]
-        results: list[Any] = [None] * len(items)
-        for i, part in enumerate(self._together([partial(one_by_one, work, hand) for hand in hands])):
-            results[i::self.workers] = part
-        return results
-
-    def _shares(self, work: Callable[..., Array], x: Array, y: Array) -> list[Array]:
-        """work(model, x, y, share) by each replica on its share of the rows."""
-        if self.workers == 1:
-            return [work(self.model, x, y, 1.0)]
-        jobs = []
-        for model, modules, rows in zip(self.replicas, self._modules,
-                                        np.array_split(np.arange(len(x)), self.workers)):
-            if len(rows):
-                for own, copied in zip(self._modules[0], modules):
-                    copied.training = own.training
-                part = slice(rows[0], rows[-1] + 1)
-                seed = new_key() if model.training else 0          # evaluating must not move the random numbers
-                stream = random_stream(np.random.default_rng(seed))
-                jobs.append(partial(_with, stream, work, model, x[part], y[part], len(rows) / len(x)))
-        return self._together(jobs)
-
-    def _together(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Run them side by side, the first in this thread; when this returns or raises, all have ended."""
-        others = [self._pool.submit(copy_context().run, job) for job in jobs[1:]] if self._pool else []
+    def _shares(self, job: Callable[..., Array], x: Array, y: Array) -> list[Array]:
+        """job(replica, flags, seed, x, y, share) by each worker on its share of the rows."""
+        flags = [module.training for module in self._modules]
+        parts = [rows for rows in np.array_split(np.arange(len(x)), self.workers) if len(rows)]
+        seeds = [new_key() if self.workers > 1 and self.model.training else None for _ in parts]
+        shares = [(flags, seed, x[rows[0]:rows[-1] + 1], y[rows[0]:rows[-1] + 1], len(rows) / len(x))
+                  for rows, seed in zip(parts, seeds)]
+        if _watchers.get():                                        # they stand here, so everything is done here
+            return [job(model, *share) for model, share in zip(self.replicas, shares)]
+        others = [other.submit(job, *share) for other, share in zip(self._others, shares[1:])]
         try:
-            first = jobs[0]()
-        finally:
-            wait(others)
-        return [first, *(job.result() for job in others)]
+            first = job(self.model, *shares[0])
+        finally:                                                   # nobody is left behind at work
+            results = [settled(other) for other in others]
+        return [first, *(value() for value in results)]
 
 
-def _add_up(same: tuple[Tensor, ...]) -> None:
-    """Add the gradients of a parameter's replicas to its own."""
-    p, *others = same
-    for other in others:
-        if other.grad is not None:                                 # in a batch smaller than the workers some have none
-            p.node.grad = p.grad + other.grad                      # type: ignore[union-attr]
-            other.zero_grad()
+class Thread:
+    """A thread that does jobs on a replica: what `Process` is elsewhere."""
+
+    def __init__(self, replica: Module):
+        self.replica, self.pool = replica, ThreadPoolExecutor(1)
+
+    def submit(self, job: Callable[..., Any], *arguments: Any) -> Thread:
+        """Start job(replica, *arguments)."""
+        self.job = self.pool.submit(copy_context().run, job, self.replica, *arguments)
+        return self
+
+    def result(self) -> Any:
+        """What the job returned; raises what it raised."""
+        return self.job.result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self.pool.shutdown()
 
 
-def _with(context: Any, work: Callable[..., Array], *args: Any) -> Array:
-    with context:
-        return work(*args)
+def settled(worker: Thread | Process) -> Callable[[], Any]:
+    """Wait until a worker has ended its job; its result, or its error, by calling what this returns."""
+    try:
+        value = worker.result()
+    except Exception as error:
+        return partial(_raise, error)
+    return lambda: value
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _gradients(model: Any, flags: list[bool], seed: int | None, x: Array, y: Array, share: float) -> Array:
+    with _as_the_model(model, flags, seed):
+        loss = model.loss(x, y)
+        loss.backward(share)
+        return loss.data * share
+
+
+def _loss(model: Any, flags: list[bool], seed: int | None, x: Array, y: Array, share: float) -> Array:
+    with _as_the_model(model, flags, seed), no_grad():
+        return model.loss(x, y).data * share
+
+
+def _as_the_model(model: Module, flags: list[bool], seed: int | None) -> AbstractContextManager[None]:
+    """Training or evaluation, module by module, as in the model; random numbers from a seed of one's own."""
+    for (_, module), flag in zip(model.named_modules(), flags):
+        module.training = flag
+    return nullcontext() if seed is None else random_stream(np.random.default_rng(seed))
 
 
 def synchronize(x: Array) -> None:

@@ -39,7 +39,7 @@ class TrainConfig:
     steps, batch B (windows of the model's context), lr (peak) falling to lr_floor over the steps on a cosine after
     `warmup` steps, AdamW's beta2 and decay, clip (limit of the gradient's norm), eval_every (steps between
     evaluations, saves and samples), eval_windows (how much of the validation text an evaluation looks at; the last
-    one looks at all of it), seed, device ("cpu", "cuda"), workers (threads; None: as the machine suggests).
+    one looks at all of it), seed, device ("cpu", "cuda"), workers (sharing the batch; None: as the machine suggests).
     """
 
     steps: int = 2000
@@ -133,7 +133,7 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
 
     with DataParallel(model, workers) as parallel, interruptible() as interrupted:
         say(f"{tokenizer.size} characters, {len(train_ids):,} to train on, {len(val_ids):,} to validate; "
-            f"{model.size():,} parameters; {c.device}, {workers} thread{'s' * (workers > 1)}")
+            f"{model.size():,} parameters; {c.device}, {workers} worker{'s' * (workers > 1)}")
         say(f"to compare: uniform {base['uniform']:.3f}, unigram {base['unigram']:.3f}, bigram {base['bigram']:.3f} "
             "nats a character")
         say(f"estimated time: {spoken(estimate(parallel, train_ids, c, last - start))}")
@@ -170,11 +170,11 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             dice = rng().bit_generator.state
             optimizer.lr = warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps)
             loss = parallel.backward(x, y)
-            norm = global_norm(optimizer.parameters, parallel.spread)
+            norm = global_norm(model.parameters())
             if step % log_every == 0 and not math.isfinite(float(loss) + float(norm)):
                 rng().bit_generator.state = dice                   # the same dropout once more
                 raise Diverged(diagnosis(partial(parallel.backward, x, y), step, run))
-            optimizer.step(clip_factor(norm, c.clip), parallel.spread)
+            optimizer.step(clip_factor(norm, c.clip))
             optimizer.zero_grad()
             step, seen = step + 1, seen + x.size
             bar.update()

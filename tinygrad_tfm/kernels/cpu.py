@@ -102,7 +102,9 @@ def _normal(x, d, t, e):
         d *= t
     d *= e                                                         # −Φ(−|x|)
     d += 0.5
-    np.copysign(d, x, out=d)
+    sign, bits = t.view(np.uint32), d.view(np.uint32)              # `copysign` takes seven times as long
+    np.bitwise_and(x.view(np.uint32), 0x80000000, out=sign)
+    bits |= sign
     d += 0.5
 
 

@@ -238,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
 
     command("doctor", doctor.run, "look at this machine: versions, cores, BLAS, GPU; say what to install",
             "python -m tinygrad_tfm doctor")
-    b = command("bench", bench.run, "measure this machine: an op, a training step, the import",
+    b = command("bench", bench.run, "measure this machine: a training step, generation, single operations, the import",
                 "python -m tinygrad_tfm bench --suite step")
     bench.add_options(b)
     return top

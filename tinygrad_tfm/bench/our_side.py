@@ -38,7 +38,7 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """Threads on our side, as `train` would choose."""
+        """Workers on our side, as `train` would choose."""
         return suggested_workers(self.batch, self.config.context, "cpu")
 
     def model(self) -> Decoder:
@@ -110,7 +110,7 @@ def rule_arrays(rows: int, columns: int) -> dict[str, Any]:
 def rules(shapes: Sequence[tuple[int, int]]) -> Iterator[Actions]:
     """Each of RULES and attention forward and backward on one thread, `twin …` and `plain …`; each gives its value.
 
-    One thread: when we train, each of our threads runs rules of its own, never two the same one.
+    One thread: when we train, each of our workers runs rules of its own, never two the same one.
     """
     def forward(name: str, leaves: Sequence[Tensor], t: np.ndarray) -> Tensor:
         x, w, gain, bias = leaves

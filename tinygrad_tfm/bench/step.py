@@ -86,7 +86,7 @@ def lines(name: str, job: Job, values: dict[str, Any]) -> list[str]:
     """The figures to be read."""
     c, sides = job.config, values["sides"]
     title = (f"a training step of {name}: {c.layers} layers, {c.heads} heads, width {c.width}, context {c.context}, "
-             f"batch {job.batch}; {values['workers']} of our threads")
+             f"batch {job.batch}; {values['workers']} of our workers")
     rows = [[side, number(f["ms"]), ratio(f) if side != FLOOR else "", number(f["peak_mib"])]
             for side, f in sides.items()]
     text = [title, *table(["", "ms a step", "its time / ours (least–most)", "peak MiB"], rows)]

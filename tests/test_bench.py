@@ -129,7 +129,7 @@ def test_memory_is_that_of_the_steps():
     more, less = (in_a_fresh_process(peak_mib, (), holding, (1,), (mib,), "step", 3) for mib in (48, 16))
     if less is None:
         pytest.skip("this system does not tell how much memory a process has held")
-    assert 15 < less < 24 and 47 < more < 56
+    assert 31 < more - less < 33 and less > 14                          # pages that were free before are not counted
 
 
 @contextmanager

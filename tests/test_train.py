@@ -254,6 +254,29 @@ def test_a_process_that_dies_is_told_and_nothing_hangs(tmp_path):
             parallel.backward(x, x)
 
 
+class Awkward(Exception):
+    """Can be pickled, and not be unpickled."""
+
+    def __init__(self, what, where):
+        super().__init__(f"{what} at {where}")
+
+
+@FORK
+def test_an_error_that_cannot_travel_is_said_all_the_same(tmp_path):
+    model, *_ = start(tmp_path / "run")
+    x = np.arange(4)[:, None].repeat(16, 1)
+
+    def loss(ids, targets):
+        if ids.max() == 3:                                          # the second share's
+            raise Awkward("trouble", 3)
+        return type(model).loss(model, ids, targets)
+    model.loss = loss
+    with DataParallel(model, 2, processes=True) as parallel:
+        for _ in range(2):                                          # and the process is there still
+            with pytest.raises(RuntimeError, match="Awkward: trouble at 3"):
+                parallel.backward(x, x)
+
+
 def test_watchers_see_the_work_of_every_share(tmp_path):
     model, *_ = start(tmp_path / "run")
     x = np.zeros((4, 16), np.int64)

@@ -60,7 +60,8 @@ class DataParallel:
     """Losses and gradients of `model.loss(x, y)` over a batch, by `workers` processes, or threads.
 
     Use it as a context: `with DataParallel(model, 2) as parallel: loss = parallel.backward(x, y)`. With one worker
-    it is just the model. Inside, weights are changed in place only (as optimisers do), so that all workers see it.
+    it is just the model. For processes the weights move to memory that all of them share. Inside, weights are changed
+    in place only (as optimisers do), so that all workers see it.
     """
 
     def __init__(self, model: Any, workers: int = 1, processes: bool = sys.platform == "linux"):

@@ -2,13 +2,14 @@
 but the batch, and every weight and gradient lies in memory that all of them see.
 
 Threads would do the same with less (`parallel.py` has them, for where there is no fork). But NumPy asks for the
-interpreter again after every operation, and two threads of short operations wait for each other as often as not.
+interpreter again after every operation, and threads of short operations wait for each other a good part of the time.
 """
 
 from __future__ import annotations
 
 import mmap
 import multiprocessing
+import pickle
 import signal
 import warnings
 from collections.abc import Callable, Iterable
@@ -94,9 +95,19 @@ def serve(replica: Any, gradients: list[np.ndarray], pipe: Any, other_end: Any) 
                 value = job(replica, *arguments)
             filled = [deliver(p, g) for p, g in zip(replica.parameters(), gradients)]
         except Exception as caught:
-            error = caught
+            error = portable(caught)
         replica.zero_grad()
         pipe.send((value, error, filled))
+
+
+def portable(error: Exception) -> Exception:
+    """The error if it survives the way through a pipe, else one that says the same."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        said = RuntimeError(f"{type(error).__name__}: {error}")
+        said.__notes__ = getattr(error, "__notes__", [])           # type: ignore[attr-defined]
+        return said
 
 
 def deliver(p: Tensor, place: np.ndarray) -> bool:

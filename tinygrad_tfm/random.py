@@ -44,7 +44,7 @@ def random_stream(generator: np.random.Generator) -> Iterator[None]:
 
 
 def new_key() -> int:
-    """63 random bits from which `random_bits` unfolds a whole array."""
+    """63 random bits from which `random_bits` and `random_mask` unfold a whole array."""
     return int(rng().integers(1 << 63))
 
 
@@ -63,3 +63,12 @@ def random_bits(count: int, key: int, xp: Any, start: int = 0) -> Array:
         bits ^= bits >> np.uint32(15)
         bits += np.uint32(half)
     return bits
+
+
+def random_mask(count: int, p: float, key: int, xp: Any, start: int = 0) -> Array:
+    """`count` booleans, each True with probability 1 − p (to 16 bits): one hash decides about two of them.
+
+    They depend on the key and on their position alone, counted from `start`, an even number.
+    """
+    halves = random_bits(count // 2 + 1, key, xp, start // 2).view("uint16")[:count]
+    return halves >= min(round(p * 2**16), 2**16 - 1)

@@ -84,16 +84,21 @@ def writing(config: DecoderConfig) -> Iterator[Actions]:
     yield {"write": write}
 
 
+def chained(w: Any) -> Any:
+    """CHAIN links of two operations, in whichever engine w belongs to."""
+    z = w
+    for _ in range(CHAIN):
+        z = z * 1.01 + w
+    return z
+
+
 @contextmanager
 def chain() -> Iterator[Actions]:
     """`chain`: 2·CHAIN operations on a 4×4 array, and back: what the engine costs."""
     w = Tensor(np.ones((4, 4), np.float32), requires_grad=True)
 
     def run() -> None:
-        z = w
-        for _ in range(CHAIN):
-            z = z * 1.01 + w
-        z.sum().backward()
+        chained(w).sum().backward()
         w.zero_grad()
     yield {"chain": run}
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .our_side import CHAIN
+from .our_side import chained
 from .sides import Actions, Maker
 
 
@@ -18,10 +18,7 @@ def mygrad_chain() -> Iterator[Actions]:
     w = mygrad.tensor(np.ones((4, 4), np.float32))
 
     def run() -> None:
-        z = w
-        for _ in range(CHAIN):
-            z = z * 1.01 + w
-        z.sum().backward()
+        chained(w).sum().backward()
         w.null_grad()
     yield {"chain": run}
 
@@ -31,12 +28,7 @@ def autograd_chain() -> Iterator[Actions]:
     """HIPS autograd: a function's gradient is asked for, not a value's."""
     import autograd
 
-    def total(w: np.ndarray) -> np.ndarray:
-        z = w
-        for _ in range(CHAIN):
-            z = z * 1.01 + w
-        return z.sum()
-    gradient, w = autograd.grad(total), np.ones((4, 4), np.float32)
+    gradient, w = autograd.grad(lambda w: chained(w).sum()), np.ones((4, 4), np.float32)
     yield {"chain": lambda: gradient(w)}
 
 
@@ -47,10 +39,7 @@ def micrograd_chain() -> Iterator[Actions]:
     w = Value(1.0)
 
     def run() -> None:
-        z = w
-        for _ in range(CHAIN):
-            z = z * 1.01 + w
-        z.backward()
+        chained(w).backward()
         w.grad = 0
     yield {"chain": run}
 

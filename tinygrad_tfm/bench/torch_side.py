@@ -19,7 +19,6 @@ from ..parallel import cores
 from .our_side import (
     ATTENTION_SHAPE,
     BETAS,
-    CHAIN,
     CLIP,
     DECAY,
     LR,
@@ -27,6 +26,7 @@ from .our_side import (
     Job,
     P,
     attention_arrays,
+    chained,
     rule_arrays,
     rule_name,
 )
@@ -249,10 +249,7 @@ def chain() -> Iterator[Actions]:
     w = torch.ones((4, 4), requires_grad=True)
 
     def run() -> None:
-        z = w
-        for _ in range(CHAIN):
-            z = z * 1.01 + w
-        z.sum().backward()
+        chained(w).sum().backward()
         w.grad = None
     torch.set_num_threads(1)
     yield {"chain": run}

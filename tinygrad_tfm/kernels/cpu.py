@@ -2,7 +2,7 @@
 
 Three things make them fast. Work goes in blocks that stay in the cache, so that the fifth pass over a block costs a
 tenth of the first. Sums are matrix products, which NumPy hands to BLAS. And what the way back needs is computed while
-its operands are in the cache. Threads are not made here: `parallel.py` runs whole steps side by side.
+its operands are in the cache. No work is divided here: `parallel.py` runs whole steps side by side.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..random import random_bits
+from ..random import random_mask
 
 BLOCK = 1 << 16                     # numbers in a block: 256 KiB in float32, so that a few of them fit a core's cache
 TWINS: dict[str, tuple[Callable, Callable[..., bool]]] = {}       # by rule: the twin, and which calls it is for
@@ -152,12 +152,11 @@ def dropout(x, *, p, key):
 
 
 def scaled_mask(shape, p, key, dtype):
-    """0 where a number is dropped, 1/(1 − p) elsewhere: the mask of the plain rule, two numbers from each hash."""
+    """0 where a number is dropped, 1/(1 − p) elsewhere: the mask of the plain rule."""
     scaled = np.empty(shape, dtype)
-    flat, limit = scaled.reshape(-1), min(round(p * 2**16), 2**16 - 1)
+    flat = scaled.reshape(-1)
     for part in blocks(flat.size):
-        n = part.stop - part.start
-        np.copyto(flat[part], random_bits(n // 2 + 1, key, np, part.start // 2).view(np.uint16)[:n] >= limit)
+        flat[part] = random_mask(part.stop - part.start, p, key, np, part.start)
         flat[part] *= 1 / (1 - p)
     return scaled
 

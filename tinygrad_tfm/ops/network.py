@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import namespace
 from ..errors import fraction
-from ..random import random_bits
+from ..random import random_mask
 from .common import constant, use
 from .elementwise import absolute, log1p, relu, sigmoid
 from .reductions import highest, spread
@@ -91,10 +91,9 @@ def dropout(x, *, p: float, key: int):
 
 
 def keep(shape: tuple[int, ...], p: float, key: Any, xp: Any) -> Any:
-    """A boolean mask, True with probability 1 − p (to 16 bits), that depends on the key alone."""
+    """A boolean mask, True with probability 1 − p, that depends on the key alone."""
     fraction("dropout", p=p)
-    return (random_bits(math.prod(shape) // 2 + 1, key, xp).view("uint16")[:math.prod(shape)].reshape(shape)
-            >= min(round(p * 2**16), 2**16 - 1))
+    return random_mask(math.prod(shape), p, key, xp).reshape(shape)
 
 
 def cross_entropy(logits, *, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -242,7 +243,7 @@ def estimate(parallel: DataParallel, ids: Array, config: TrainConfig, steps: int
             synchronize(x)
             times.append(time.perf_counter() - start)
     parallel.model.zero_grad()
-    return 1.1 * min(times) * steps                                # the optimiser and evaluations come on top
+    return 1.2 * statistics.median(times) * steps                  # the optimiser and evaluations come on top
 
 
 def spoken(seconds: float) -> str:

@@ -11,18 +11,21 @@ F feed-forward width, V vocabulary. Read the source in the order of its floors: 
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import functional, models, nn, optim, random, tensor, testing, watch
+from . import functional, models, nn, random, tensor
 from .random import manual_seed
 from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
 
+if TYPE_CHECKING:                                                          # for readers of types only: see LATER
+    from . import checkpoint, generate, optim, parallel, runs, testing, text, train, watch
+
 F = functional
-LATER = ("text", "train", "generate", "checkpoint", "runs", "parallel")     # they bring in more than NumPy's start does
+LATER = ("optim", "watch", "testing", "text", "train", "generate", "checkpoint", "runs", "parallel")
 
 
 def __getattr__(name: str) -> Any:
-    """`tg.text` and its like, imported when first asked for."""
+    """`tg.optim` and its like, imported when first asked for: so the first import stays quick."""
     if name in LATER:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ import pytest
 
 import tinygrad_tfm as tg
 from tinygrad_tfm.generate import Sampling, generate, generate_text, last_logits, window_start
-from tinygrad_tfm.models.one_token import one_token
+from tinygrad_tfm.models.without_engine import without_engine
 from tinygrad_tfm.text import CharTokenizer
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
@@ -95,7 +95,7 @@ def test_a_token_within_the_context_costs_one_token(model, monkeypatch):
     assert fed == [3, 1, 1, 1, 1, 1, 5, 1, 1]                             # full at 8: the last 5 are run once more
     fed.clear()
     list(generate(model, [1, 2, 3], 9))
-    assert fed == [3, 5]                                                  # single tokens go another way
+    assert fed == [3]                                                     # all that follows goes another way
 
 
 def test_greedy_takes_the_models_likeliest(model):
@@ -153,16 +153,17 @@ def test_no_token_to_start_from_is_refused(model):
 @pytest.mark.parametrize("shape", [
     {}, dict(bias=False), dict(tied=False), dict(activation="relu"), dict(activation="gelu_tanh"), dict(heads=1),
     dict(positions="sinusoidal", scale_embedding=True), dict(hidden=7, layers=1, activation="silu")], ids=str)
-def test_one_token_at_a_time_gives_the_models_own_logits(shape):
+def test_without_the_engine_logits_are_the_models_own(shape):
     tg.manual_seed(2)
     c = dict(vocab=12, context=20, layers=3, heads=2, width=16, std=0.3) | shape
     model = tg.models.Decoder(tg.models.DecoderConfig(**c)).eval()
     for x in model.parameters():                                          # biases and gains that are not 0 and 1
         x.data += tg.random.rng().normal(size=x.shape).astype(np.float32) / 10
     ids, cache = np.random.default_rng(0).integers(0, 12, 20), model.new_cache()
-    step = one_token(model)
-    found = [last_logits(model, ids[:5], cache), *(step(i, cache) for i in ids[5:])]
-    for n, logits in enumerate(found, 5):
+    step = without_engine(model)
+    seen = [5, 6, 7, 12, 13, 20]                                          # one more, or several
+    found = [last_logits(model, ids[:5], cache), *(step(ids[a:b], cache) for a, b in zip(seen, seen[1:]))]
+    for n, logits in zip(seen, found, strict=True):
         np.testing.assert_allclose(logits, last_logits(model, ids[:n]), rtol=1e-4, atol=2e-5)
     assert cache[0].length == cache[-1].length == 20
 
@@ -171,15 +172,15 @@ def test_what_the_quick_step_does_not_know_is_left_to_the_model(model):
     def config(**changes):
         return tg.models.Decoder(tg.models.DecoderConfig(**dict(vocab=12, context=8, layers=2, heads=2, width=16)
                                                          | changes))
-    assert one_token(model) and not one_token(config(pre_norm=False))
+    assert without_engine(model) and not without_engine(config(pre_norm=False))
     with tg.fused(False):
-        assert not one_token(model)
+        assert not without_engine(model)
     with tg.watch.timed():
-        assert not one_token(model)
+        assert not without_engine(model)
     for change in (lambda m: setattr(m.blocks[0].attention, "forward", lambda x: x),
                    lambda m: setattr(m.blocks[1], "norms", [tg.nn.RMSNorm(16), tg.nn.RMSNorm(16)]),
                    lambda m: setattr(m.blocks[1].feed_forward, "activation", tg.F.tanh),
                    lambda m: setattr(m.embed.weight, "data", m.embed.weight.data.astype(np.float64))):
         changed = config()
         change(changed)
-        assert not one_token(changed)
+        assert not without_engine(changed)

@@ -16,7 +16,7 @@ import numpy as np
 from .backend import to_device, to_numpy
 from .errors import positive
 from .models.decoder import Decoder
-from .models.one_token import one_token
+from .models.without_engine import without_engine
 from .nn import KVCache, Module
 from .tensor import no_grad
 from .text import CharTokenizer
@@ -44,23 +44,23 @@ class Sampling:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """The distribution a token is drawn from.     (V,) → (V,), sums to 1"""
-        if np.isnan(logits).any():
+        best = logits.max()
+        if np.isnan(best):                                         # one NaN is enough
             raise ValueError("the model's logits are not numbers: its weights have diverged, or its input has")
-        order = np.argsort(-logits, kind="stable")                 # likeliest first, ties by number
         if self.temperature == 0:
-            return np.eye(len(logits))[order[0]]
-        scaled = (logits[order] - logits[order[0]]).astype(np.float64) / self.temperature
-        p = np.exp(scaled)[:self.top_k]
-        p /= p.sum()
-        if self.top_p is not None:
-            p[1:][np.cumsum(p)[:-1] >= self.top_p] = 0             # what comes before has reached p already
-            p /= p.sum()
-        result = np.zeros(len(logits))
-        result[order[:len(p)]] = p
-        return result
+            return np.eye(len(logits))[logits.argmax()]
+        p = np.exp((logits - best).astype(np.float64) / self.temperature)
+        if self.top_k or self.top_p:
+            order = np.argsort(-logits, kind="stable")             # likeliest first, ties by number
+            p[order[self.top_k or len(p):]] = 0
+            if self.top_p:
+                p[order[1:][np.cumsum(p[order])[:-1] >= self.top_p * p.sum()]] = 0     # what comes before reaches it
+        return p / p.sum()
 
     def choose(self, logits: np.ndarray, rng: np.random.Generator) -> int:
         """One token drawn from the logits.     (V,) → an id"""
+        if self.temperature == 0 and not np.isnan(logits[best := int(logits.argmax())]):
+            return best
         total = np.cumsum(self.probabilities(logits))
         return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
@@ -96,17 +96,19 @@ def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling 
     if not ids:
         raise ValueError("generation needs at least one token to start from")
     sampling, rng = sampling or Sampling(), rng or np.random.default_rng()
-    dropout_off, step = evaluating(model), one_token(model) if cached else None
-    start, seen, cache = 0, 0, None
-    for _ in range(count):
-        if cache is None or not cached or window_start(len(ids), context) != start:
+    dropout_off, step = evaluating(model), without_engine(model) if cached else None
+    start = seen = window_start(len(ids), context)
+    cache = model.new_cache() if cached else None
+    for i in range(count):
+        if not cached or window_start(len(ids), context) != start:
             start = seen = window_start(len(ids), context)
-            cache = model.new_cache()
-        if step and 0 < cache[0].length == len(ids) - start - 1:
-            logits = step(ids[-1], cache)
+            for part in cache or ():
+                part.length = 0
+        if step and cache and i:                                   # the prompt the model reads itself: it checks it
+            logits = step(ids[seen:], cache)
         else:
             with dropout_off:                                      # not around the yield: there the caller is at work
-                logits = last_logits(model, ids[seen:], cache if cached else None)
+                logits = last_logits(model, ids[seen:], cache)
         seen = len(ids)
         ids.append(sampling.choose(logits, rng))
         yield ids[-1]

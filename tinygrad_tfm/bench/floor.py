@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..kernels.cpu import queries_at_once
 from ..models.decoder import DecoderConfig
 from ..ops.network import ONE_HOT_LIMIT
 from .our_side import Job, in_threads
 from .sides import Actions
-
-ROWS = 64                           # queries in a block of causal attention, which skips keys that none of them may see
 
 
 class Product(NamedTuple):
@@ -42,8 +41,9 @@ def products(config: DecoderConfig, batch: int) -> list[Product]:
     hidden = 4 * c.width if c.hidden is None else c.hidden
     linears = [(c.width, c.width)] * 4 + [(c.width, hidden), (hidden, c.width)]     # query, key, value, out, up, down
     layer = [product for inputs, outputs in linears for product in linear(N, inputs, outputs)]
-    for start in range(0, c.context, ROWS):
-        end = min(start + ROWS, c.context)
+    rows = queries_at_once(c.context)
+    for start in range(0, c.context, rows):                         # keys that none of these may see are skipped
+        end = min(start + rows, c.context)
         layer += attention((batch, c.heads), end - start, end, c.width // c.heads)
     embedding = [Product((c.vocab, N), (N, c.width))] if c.vocab <= ONE_HOT_LIMIT else []    # its gradient, one-hot
     return layer * c.layers + linear(N, c.width, c.vocab) + embedding

@@ -16,6 +16,7 @@ import numpy as np
 from ..random import random_mask
 
 BLOCK = 1 << 16                     # numbers in a block: 256 KiB in float32, so that a few of them fit a core's cache
+KEEP_SCORES = 256                   # keys: to here attention keeps its scores for the way back
 TWINS: dict[str, tuple[Callable, Callable[..., bool]]] = {}       # by rule: the twin, and which calls it is for
 
 
@@ -196,32 +197,40 @@ def _maskless(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False,
 
 
 @twin(fits=_maskless)
-def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0, rows=64):
+def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
     """By blocks of query rows: their scores stay in the cache, keys in the future are not multiplied at all, and
-    softmax divides the small value instead of the large scores."""
+    softmax divides the small value instead of the large scores.
+
+    Beyond a few keys the way back computes scores again instead of keeping them, so that memory grows with T and not
+    with T·S (Dao et al. 2022, arXiv:2205.14135, §3.1); with dropout they are kept, as the mask is.
+    """
     (B, H, T, K), S = q.shape, k.shape[2]
-    scale = 1 / math.sqrt(K) if scale is None else scale
+    scale, rows = 1 / math.sqrt(K) if scale is None else scale, queries_at_once(T)
     y = _heads_side_by_side(B, H, T, v.shape[3], q.dtype)
     late = np.triu(np.full((rows, rows), -np.inf, q.dtype), 1)
     kept = scaled_mask((B, H, T, S), p, key, q.dtype) if p else None
-    saved = []
-    for b in blocks(B, H * min(rows, T) * S):
-        for start in range(0, T, rows):
-            i = slice(start, min(start + rows, T))
-            j = slice(0, i.stop + S - T if causal else S)
-            scores = (q[b, :, i] * scale) @ k[b, :, j].swapaxes(-1, -2)
-            if causal:
-                n = i.stop - start
-                scores[..., j.stop - n:] += late[:n, :n]
-            e, total = _softmax_numerator(scores)
-            dropped = e if kept is None else e * kept[b, :, i, j]
-            np.divide(dropped @ v[b, :, j], total, out=y[b, :, i])
-            saved.append((b, i, j, e, total))
+    places = [(b, slice(i, min(i + rows, T))) for b in blocks(B, H * min(rows, T) * S) for i in range(0, T, rows)]
+    seen = [slice(0, i.stop + S - T if causal else S) for b, i in places]
+
+    def scores(b, i, j):
+        z = (q[b, :, i] * scale) @ k[b, :, j].swapaxes(-1, -2)
+        if causal:
+            n = i.stop - i.start
+            z[..., j.stop - n:] += late[:n, :n]
+        return z
+
+    numerators = []
+    for (b, i), j in zip(places, seen):
+        e, total = _softmax_numerator(scores, b, i, j)
+        dropped = e if kept is None else e * kept[b, :, i, j]
+        np.divide(dropped @ v[b, :, j], total, out=y[b, :, i])
+        numerators.append((e, total) if p or S <= KEEP_SCORES else None)
 
     def back(g):
         gq, gk, gv = (_heads_side_by_side(*a.shape, a.dtype) for a in (q, k, v))
-        for b, i, j, e, total in reversed(saved):              # the last block sees all keys: it writes, others add
-            last = i.stop == T
+        for (b, i), j, numerator in zip(reversed(places), reversed(seen), reversed(numerators)):
+            e, total = numerator or _softmax_numerator(scores, b, i, j)
+            last = i.stop == T                                 # the last block sees all keys: it writes, others add
             gz = g[b, :, i] / total
             dropped = e if kept is None else e * kept[b, :, i, j]
             _put(gv[b, :, j], dropped.swapaxes(-1, -2), gz, last)
@@ -237,6 +246,11 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0, row
     return y, back
 
 
+def queries_at_once(T):
+    """Rows in a block: the fewer, the more of the masked half is skipped, and the more calls it takes."""
+    return 32 if T < 128 else 64
+
+
 def _heads_side_by_side(B, H, T, K, dtype):
     """Room for (B, H, T, K) laid out as (B, T, H, K), so that joining the heads again moves nothing."""
     return np.empty((B, T, H, K), dtype).swapaxes(1, 2)
@@ -249,16 +263,17 @@ def _put(out, a, b, first: bool):
         out += a @ b
 
 
-def _softmax_numerator(scores):
-    """exp(scores − a shift) in place, and its row sums. One shift serves the whole block, which is eight times
-    faster to find than one a row and as exact, unless a row nearly vanishes: then every row gets its own."""
-    shift = scores.max()
-    if not np.isfinite(shift):
-        shift = 0
-    e = np.exp(scores - shift)
+def _softmax_numerator(scores, *where):
+    """exp(scores − a shift), and its row sums. One shift serves the whole block, which is eight times faster to find
+    than one a row and as exact, unless a row nearly vanishes: then every row gets its own."""
+    e = scores(*where)
+    shift = e.max()
+    e -= shift if np.isfinite(shift) else 0
+    np.exp(e, out=e)
     total = e @ np.ones(e.shape[-1], e.dtype)
     if total.min() < 1e-25:
-        e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        e = scores(*where)
+        e = np.exp(e - e.max(axis=-1, keepdims=True))
         total = e @ np.ones(e.shape[-1], e.dtype)
     return e, total[..., None]
 

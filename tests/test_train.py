@@ -312,7 +312,7 @@ def test_a_gradient_accumulates_over_two_batches_as_over_one_of_both(tmp_path):
 def test_twins_and_plain_rules_learn_the_same(tmp_path):
     losses = []
     for on in (True, False):
-        run = start(tmp_path / str(on), steps=20, shape=TINY | {"width": 32})
+        run = start(tmp_path / str(on), steps=50, shape=TINY | {"width": 32})
         with tg.fused(on):
             train(*run, say=lambda line: None)
         losses.append([m["train_loss"] for m in run[-1].history("train")])

@@ -245,3 +245,13 @@ def test_attention_over_a_long_text_keeps_no_scores():
     held = tracemalloc.get_traced_memory()[0] - y.nbytes
     tracemalloc.stop()
     assert held < q.nbytes                                         # the half of all scores is 64 times that
+
+
+def test_what_is_no_number_stays_in_its_row():
+    q, k, v = heads(6, 6)
+    q[0, 0, 2], q[1, 1, 3] = np.nan, np.inf
+    k[1] += 500                                                           # and other rows are far from 0
+    with np.errstate(invalid="ignore"):
+        y, plain = (rule(q, k, v)[0] for rule in (cpu.attention, ops.attention))
+    np.testing.assert_allclose(y, plain, rtol=1e-4, atol=1e-5)
+    assert np.isnan(y).sum() == 2 * v.shape[-1]

@@ -267,15 +267,16 @@ def _softmax_numerator(scores, *where):
     """exp(scores − a shift), and its row sums. One shift serves the whole block, which is eight times faster to find
     than one a row and as exact, unless a row nearly vanishes: then every row gets its own."""
     e = scores(*where)
-    shift = e.max()
-    e -= shift if np.isfinite(shift) else 0
-    np.exp(e, out=e)
-    total = e @ np.ones(e.shape[-1], e.dtype)
-    if total.min() < 1e-25:
+    shift, ones = e.max(), np.ones(e.shape[-1], e.dtype)
+    if np.isfinite(shift):
+        e -= shift
+        np.exp(e, out=e)
+        total = e @ ones
+        if total.min() > 1e-25:
+            return e, total[..., None]
         e = scores(*where)
-        e = np.exp(e - e.max(axis=-1, keepdims=True))
-        total = e @ np.ones(e.shape[-1], e.dtype)
-    return e, total[..., None]
+    e = np.exp(e - e.max(axis=-1, keepdims=True))
+    return e, (e @ ones)[..., None]
 
 
 def _contiguous(*arrays: Any, **settings: Any) -> bool:

@@ -1,6 +1,10 @@
 """Twins: for every pair, the numbers of the plain rule, where the twin says it fits and nowhere else."""
 
 import math
+import os
+import platform
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -255,3 +259,26 @@ def test_what_is_no_number_stays_in_its_row():
         y, plain = (rule(q, k, v)[0] for rule in (cpu.attention, ops.attention))
     np.testing.assert_allclose(y, plain, rtol=1e-4, atol=1e-5)
     assert np.isnan(y).sum() == 2 * v.shape[-1]
+
+
+HOLDS = """
+import mmap, numpy as np
+from tinygrad_tfm.kernels.cpu import keep_freed_memory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE >> 20
+keep_freed_memory()
+before = resident()
+np.ones(64 << 20, np.uint8)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.parametrize("variables, kept", [({}, 64), ({"MALLOC_ARENA_MAX": "4"}, 0),
+                                             ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, 0)], ids=str)
+def test_freed_memory_is_kept_unless_somebody_has_chosen(variables, kept):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    found = subprocess.run([sys.executable, "-c", HOLDS], env=clean | variables, capture_output=True, text=True,
+                           check=True)
+    assert abs(int(found.stdout) - kept) < 8

@@ -7,6 +7,7 @@ its operands are in the cache. No work is divided here: `parallel.py` runs whole
 
 import ctypes
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +23,14 @@ TWINS: dict[str, tuple[Callable, Callable[..., bool]]] = {}       # by rule: the
 
 def keep_freed_memory() -> None:
     """Ask the C library to keep what is freed, for the whole process: a fresh page from the kernel must be zeroed
-    first, which takes longer than computing on it. glibc only; elsewhere nothing happens.
+    first, which takes longer than computing on it. glibc only; elsewhere nothing happens, nor where somebody has set
+    glibc's own variables (`MALLOC_ARENA_MAX=4 python …` is a way to switch this off).
 
     Large arrays then come from the heap (no mmap up to 1 GiB), its top is never given back, and all threads share
     one heap, so that what one frees another can use.
     """
-    if sys.platform == "linux":
+    chosen = any(name.startswith("MALLOC_") or "glibc.malloc" in value for name, value in os.environ.items())
+    if sys.platform == "linux" and not chosen:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "gnu_get_libc_version"):
             trim_threshold, mmap_threshold, arena_max = -1, -3, -8

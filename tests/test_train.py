@@ -12,7 +12,7 @@ import pytest
 import tinygrad_tfm as tg
 from tinygrad_tfm import checkpoint, files, train as training
 from tinygrad_tfm.generate import generate
-from tinygrad_tfm.parallel import DataParallel, replica
+from tinygrad_tfm.parallel import DataParallel, copied
 from tinygrad_tfm.runs import Run
 from tinygrad_tfm.text import CharTokenizer, Corpus, split
 from tinygrad_tfm.train import Diverged, TrainConfig, evaluate, new_decoder, train
@@ -101,7 +101,8 @@ def test_modules_that_were_frozen_in_evaluation_stay_so(tmp_path):
     with DataParallel(model, 2) as parallel:
         evaluate(parallel, ids, 8)
         parallel.backward(ids[None, :16].repeat(4, 0), ids[None, :16].repeat(4, 0))
-        copies = [{name: module.training for name, module in m.named_modules()} for m in parallel.replicas]
+        copies = [{name: module.training for name, module in replica.model.named_modules()}
+                  for replica in parallel.replicas]
     list(generate(model, [0], 3))
     assert flags == {name: module.training for name, module in model.named_modules()} == copies[0] == copies[1]
 
@@ -116,7 +117,7 @@ def test_an_error_in_one_share_leaves_no_half_gradient(tmp_path, processes):
         with pytest.raises(IndexError, match="targets must lie in") as caught:
             parallel.backward(x, bad)
         assert "cross_entropy" in str(caught.value)
-        assert all(p.grad is None for m in parallel.replicas for p in m.parameters())
+        assert all(p.grad is None for m in parallel.replicas for p in m.parameters)
 
 
 def test_resume_drops_the_metrics_of_steps_done_again(tmp_path):
@@ -290,7 +291,7 @@ def test_watchers_see_the_work_of_every_share(tmp_path):
 
 def test_a_replica_shares_weights_but_not_gradients(tmp_path):
     model, *_ = start(tmp_path / "run")
-    twin = replica(model)
+    twin = copied(model)
     assert [n for n, _ in twin.named_parameters()] == [n for n, _ in model.named_parameters()]
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         assert a is not b and a.data is b.data and a.node is not b.node

@@ -50,10 +50,23 @@ def one_blas_thread() -> Any:
     return threadpool_limits(limits=1, user_api="blas")
 
 
-def replica(model: Module) -> Module:
+def copied(model: Module) -> Module:
     """A copy whose tensors are its own leaves on the model's arrays: weights are shared, gradients are not."""
     own = {id(x): Tensor(x.data, x.requires_grad) for _, x in model.named_tensors()}
     return copy.deepcopy(model, own)
+
+
+class Replica:
+    """A model with its parts listed once: to look for them again in every step would take a millisecond."""
+
+    def __init__(self, model: Any):
+        self.model, self.parameters = model, model.parameters()
+        self.modules = [module for _, module in model.named_modules()]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters:
+            p.zero_grad()
 
 
 class DataParallel:
@@ -66,7 +79,7 @@ class DataParallel:
 
     def __init__(self, model: Any, workers: int = 1, processes: bool = sys.platform == "linux"):
         self.model, self.workers, self.processes = model, workers, processes
-        self.replicas = [model]
+        self.replicas = [Replica(model)]
 
     def __enter__(self) -> DataParallel:
         keep_freed_memory()
@@ -78,9 +91,8 @@ class DataParallel:
         if more and processes:
             for x, shared in zip(tensors, shared_copy(x.data for x in tensors)):
                 x.data = shared
-        self.replicas = [self.model, *(replica(self.model) for _ in range(more))]
+        self.replicas = [Replica(self.model), *(Replica(copied(self.model)) for _ in range(more))]
         self._others = [Process(r) if processes else Thread(r) for r in self.replicas[1:]]
-        self._modules = [module for _, module in self.model.named_modules()]
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -93,10 +105,10 @@ class DataParallel:
         try:
             total = sum(self._shares(_gradients, x, y))
         except BaseException:
-            for model in self.replicas:                            # a half of a gradient is none
-                model.zero_grad()
+            for replica in self.replicas:                          # a half of a gradient is none
+                replica.zero_grad()
             raise
-        for p, *others in zip(*(m.parameters() for m in self.replicas), strict=True):
+        for p, *others in zip(*(replica.parameters for replica in self.replicas), strict=True):
             for other in others:
                 if other.grad is not None:                         # in a batch smaller than the workers some have none
                     p.node.grad = other.grad.copy() if p.grad is None else p.grad + other.grad
@@ -109,16 +121,16 @@ class DataParallel:
 
     def _shares(self, job: Callable[..., Array], x: Array, y: Array) -> list[Array]:
         """job(replica, flags, seed, x, y, share) by each worker on its share of the rows."""
-        flags = [module.training for module in self._modules]
+        flags = [module.training for module in self.replicas[0].modules]
         parts = [rows for rows in np.array_split(np.arange(len(x)), self.workers) if len(rows)]
         seeds = [new_key() if self.workers > 1 and self.model.training else None for _ in parts]
         shares = [(flags, seed, x[rows[0]:rows[-1] + 1], y[rows[0]:rows[-1] + 1], len(rows) / len(x))
                   for rows, seed in zip(parts, seeds)]
         if _watchers.get():                                        # they stand here, so everything is done here
-            return [job(model, *share) for model, share in zip(self.replicas, shares)]
+            return [job(replica, *share) for replica, share in zip(self.replicas, shares)]
         others = [other.submit(job, *share) for other, share in zip(self._others, shares[1:])]
         try:
-            first = job(self.model, *shares[0])
+            first = job(self.replicas[0], *shares[0])
         finally:                                                   # nobody is left behind at work
             results = [settled(other) for other in others]
         return [first, *(value() for value in results)]
@@ -127,7 +139,7 @@ class DataParallel:
 class Thread:
     """A thread that does jobs on a replica: what `Process` is elsewhere."""
 
-    def __init__(self, replica: Module):
+    def __init__(self, replica: Replica):
         self.replica, self.pool = replica, ThreadPoolExecutor(1)
 
     def submit(self, job: Callable[..., Any], *arguments: Any) -> Thread:
@@ -157,21 +169,21 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _gradients(model: Any, flags: list[bool], seed: int | None, x: Array, y: Array, share: float) -> Array:
-    with _as_the_model(model, flags, seed):
-        loss = model.loss(x, y)
+def _gradients(replica: Replica, flags: list[bool], seed: int | None, x: Array, y: Array, share: float) -> Array:
+    with _as_the_model(replica, flags, seed):
+        loss = replica.model.loss(x, y)
         loss.backward(share)
         return loss.data * share
 
 
-def _loss(model: Any, flags: list[bool], seed: int | None, x: Array, y: Array, share: float) -> Array:
-    with _as_the_model(model, flags, seed), no_grad():
-        return model.loss(x, y).data * share
+def _loss(replica: Replica, flags: list[bool], seed: int | None, x: Array, y: Array, share: float) -> Array:
+    with _as_the_model(replica, flags, seed), no_grad():
+        return replica.model.loss(x, y).data * share
 
 
-def _as_the_model(model: Module, flags: list[bool], seed: int | None) -> AbstractContextManager[None]:
+def _as_the_model(replica: Replica, flags: list[bool], seed: int | None) -> AbstractContextManager[None]:
     """Training or evaluation, module by module, as in the model; random numbers from a seed of one's own."""
-    for (_, module), flag in zip(model.named_modules(), flags):
+    for module, flag in zip(replica.modules, flags, strict=True):
         module.training = flag
     return nullcontext() if seed is None else random_stream(np.random.default_rng(seed))
 

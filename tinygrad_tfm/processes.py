@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from .nn import Module
 from .tensor import Tensor, _fused, fused
 
 
@@ -41,8 +40,8 @@ class Process:
     the gradients standing at the replica's parameters here. An error there is raised here.
     """
 
-    def __init__(self, replica: Module):
-        self.parameters = replica.parameters()
+    def __init__(self, replica: Any):
+        self.parameters = replica.parameters
         self.gradients = shared_copy(p.data for p in self.parameters)
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
@@ -93,7 +92,7 @@ def serve(replica: Any, gradients: list[np.ndarray], pipe: Any, other_end: Any) 
         try:
             with fused(twins):
                 value = job(replica, *arguments)
-            filled = [deliver(p, g) for p, g in zip(replica.parameters(), gradients)]
+            filled = [deliver(p, g) for p, g in zip(replica.parameters, gradients)]
         except Exception as caught:
             error = portable(caught)
         replica.zero_grad()

@@ -171,7 +171,7 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             dice = rng().bit_generator.state
             optimizer.lr = warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps)
             loss = parallel.backward(x, y)
-            norm = global_norm(model.parameters())
+            norm = global_norm(optimizer.parameters)
             if step % log_every == 0 and not math.isfinite(float(loss) + float(norm)):
                 rng().bit_generator.state = dice                   # the same dropout once more
                 raise Diverged(diagnosis(partial(parallel.backward, x, y), step, run))

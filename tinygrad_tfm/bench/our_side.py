@@ -60,7 +60,7 @@ def training(job: Job) -> Iterator[Actions]:
     with DataParallel(model, job.workers) as parallel:
         def step() -> float:
             loss = parallel.backward(x, y)
-            optimizer.step(clip_factor(global_norm(model.parameters()), CLIP))
+            optimizer.step(clip_factor(global_norm(optimizer.parameters), CLIP))
             optimizer.zero_grad()
             return float(loss)
 

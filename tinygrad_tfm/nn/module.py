@@ -119,14 +119,14 @@ def walk(root: Any) -> Iterator[tuple[str, Any]]:
     seen = set()
 
     def visit(x: Any, name: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(x, set | frozenset) and any(isinstance(child, Tensor | Module) for child in x):
+        if isinstance(x, (set, frozenset)) and any(isinstance(child, (Tensor, Module)) for child in x):
             raise TypeError(f"{name} is a set, which has no order: put tensors and modules into a list or a dict")
-        if id(x) in seen or not isinstance(x, Tensor | Module | list | tuple | dict):
+        if id(x) in seen or not isinstance(x, (Tensor, Module, list, tuple, dict)):
             return
         seen.add(id(x))
-        if isinstance(x, Tensor | Module):
+        if isinstance(x, (Tensor, Module)):
             yield name, x
-        children = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list | tuple) else \
+        children = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, (list, tuple)) else \
             vars(x).items() if isinstance(x, Module) else ()
         for key, child in children:
             yield from visit(child, f"{name}.{key}" if name else str(key))

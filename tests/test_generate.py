@@ -151,7 +151,7 @@ def test_no_token_to_start_from_is_refused(model):
 
 
 @pytest.mark.parametrize("shape", [
-    {}, dict(bias=False), dict(tied=False), dict(activation="relu"), dict(activation="gelu_tanh"), dict(heads=1),
+    {}, dict(bias=True), dict(tied=False), dict(activation="relu"), dict(activation="gelu_tanh"), dict(heads=1),
     dict(positions="sinusoidal", scale_embedding=True), dict(hidden=7, layers=1, activation="silu")], ids=str)
 def test_without_the_engine_logits_are_the_models_own(shape):
     tg.manual_seed(2)

@@ -64,14 +64,19 @@ def affine(weight: Array, bias: Array | None) -> Callable[[Array], Array]:
     return (lambda x: x.dot(weight)) if bias is None else (lambda x: x.dot(weight) + bias)
 
 
+def bias_of(module: Any) -> Array | None:
+    """Its bias, if it has one."""
+    return None if module.bias is None else module.bias.data
+
+
 def linear_of(module: Any) -> Callable[[Array], Array]:
     """What a linear layer does."""
-    return affine(module.weight.data, module.bias and module.bias.data)
+    return affine(module.weight.data, bias_of(module))
 
 
 def norm_of(module: Any) -> Callable[[Array], Array]:
     """What a layer norm does."""
-    gain, bias, eps = module.gain.data, module.bias and module.bias.data, np.array(module.eps, np.float32)
+    gain, bias, eps = module.gain.data, bias_of(module), np.array(module.eps, np.float32)
     share = np.full((len(gain), 1), 1 / len(gain), np.float32)
 
     def norm(x: Array) -> Array:

@@ -151,12 +151,18 @@ def test_no_token_to_start_from_is_refused(model):
 
 
 @pytest.mark.parametrize("shape", [
-    {}, dict(bias=True), dict(tied=False), dict(activation="relu"), dict(activation="gelu_tanh"), dict(heads=1),
+    {}, dict(bias=True), dict(bias=True, without_bias=["key"]), dict(bias=True, without_bias=["query"], tied=False),
+    dict(tied=False), dict(activation="relu"), dict(activation="gelu_tanh"), dict(heads=1),
     dict(positions="sinusoidal", scale_embedding=True), dict(hidden=7, layers=1, activation="silu")], ids=str)
 def test_without_the_engine_logits_are_the_models_own(shape):
     tg.manual_seed(2)
+    without_bias = shape.get("without_bias", ())
+    shape = {k: v for k, v in shape.items() if k != "without_bias"}
     c = dict(vocab=12, context=20, layers=3, heads=2, width=16, std=0.3) | shape
     model = tg.models.Decoder(tg.models.DecoderConfig(**c)).eval()
+    model.norm.eps = 0.1
+    for part in without_bias:
+        getattr(model.blocks[0].attention, part).bias = None
     for x in model.parameters():                                          # biases and gains that are not 0 and 1
         x.data += tg.random.rng().normal(size=x.shape).astype(np.float32) / 10
     ids, cache = np.random.default_rng(0).integers(0, 12, 20), model.new_cache()
@@ -177,7 +183,13 @@ def test_what_the_quick_step_does_not_know_is_left_to_the_model(model):
         assert not without_engine(model)
     with tg.watch.timed():
         assert not without_engine(model)
-    for change in (lambda m: setattr(m.blocks[0].attention, "forward", lambda x: x),
+    def no_norm(m): m.norm = None
+    def loose(m): m.blocks[0].pre_norm = False
+    def own_projection(m): m.blocks[0].attention.project = lambda *inputs: inputs
+    def only_linear(m): m.blocks[0].feed_forward = tg.nn.Linear(16, 16)
+    def odd_norm(m): m.norm = tg.nn.Dropout(0.0)
+    for change in (no_norm, loose, own_projection, only_linear, odd_norm,
+                   lambda m: setattr(m.blocks[0].attention, "forward", lambda x: x),
                    lambda m: setattr(m.blocks[1], "norms", [tg.nn.RMSNorm(16), tg.nn.RMSNorm(16)]),
                    lambda m: setattr(m.blocks[1].feed_forward, "activation", tg.F.tanh),
                    lambda m: setattr(m.embed.weight, "data", m.embed.weight.data.astype(np.float64))):

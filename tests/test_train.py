@@ -120,6 +120,21 @@ def test_an_error_in_one_share_leaves_no_half_gradient(tmp_path, processes):
         assert all(p.grad is None for m in parallel.replicas for p in m.parameters)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_know_of_parameters_frozen_since(tmp_path, workers):
+    model, *_ = start(tmp_path / "run")
+    x = np.zeros((4, 16), np.int64)
+    with DataParallel(model, workers, processes=False) as parallel:
+        model.norm.gain.requires_grad = False
+        if workers == 1:
+            parallel.backward(x, x)
+        else:
+            with pytest.raises(RuntimeError, match="frozen or thawed"):
+                parallel.backward(x, x)
+        assert model.norm.gain.grad is None
+        model.norm.gain.requires_grad = True
+
+
 def test_resume_drops_the_metrics_of_steps_done_again(tmp_path):
     run = start(tmp_path / "run")
     train(*run, stop_at=10, say=lambda line: None)

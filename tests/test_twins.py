@@ -59,6 +59,7 @@ FITS = {                                               # by twin: calls that are
         + [(heads(90, 66), {}), (heads(70, 70, V=3), {"causal": True}), (heads(70, 70), {"causal": True, "scale": 0.2}),
            (heads(32, 32), {"causal": True}), (tuple(map(scattered, heads(66, 70))), {"causal": True}),
            (heads(130, 130, B=9), {"causal": True, "p": 0.3, "key": 5 << 40}), (heads(5, 90), {"p": 0.2, "key": 3}),
+           (heads(5, 300), {"p": 0.2, "key": 3, "causal": True}),
            (heads(200, 200, B=9), {"causal": True}), (tuple(20 * a for a in heads(70, 70)), {"causal": True}),
            (tuple(20 * a for a in heads(270, 270)), {"causal": True}),
            (tuple(a.swapaxes(1, 2).copy().swapaxes(1, 2) for a in heads(66, 66)), {"causal": True})],
@@ -251,14 +252,26 @@ def test_attention_over_a_long_text_keeps_no_scores():
     assert held < q.nbytes                                         # the half of all scores is 64 times that
 
 
-def test_what_is_no_number_stays_in_its_row():
-    q, k, v = heads(6, 6)
-    q[0, 0, 2], q[1, 1, 3] = np.nan, np.inf
-    k[1] += 500                                                           # and other rows are far from 0
-    with np.errstate(invalid="ignore"):
-        y, plain = (rule(q, k, v)[0] for rule in (cpu.attention, ops.attention))
+@pytest.mark.parametrize("causal, rows", [(False, 6), (True, 1)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_what_is_no_number_stays_where_it_is_seen(bad, causal, rows):
+    q, k, v = (abs(a) for a in heads(6, 6))
+    q[0, 0, 2], k[1, 0, 5] = bad, bad                                     # one query, and the last key
+    k[1, 1] += 500                                                        # and other rows are far from 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        y, plain = (rule(q, k, v, causal=causal)[0] for rule in (cpu.attention, ops.attention))
     np.testing.assert_allclose(y, plain, rtol=1e-4, atol=1e-5)
-    assert np.isnan(y).sum() == 2 * v.shape[-1]
+    lost = np.isnan(y).any(axis=-1)
+    assert not lost[0, 1].any() and not lost[1, 1].any() and lost[1, 0].sum() <= rows
+
+
+def test_a_query_whose_scores_are_all_minus_infinity_sees_nothing():
+    q, k, v = (abs(a) for a in heads(3, 3))
+    q[0, 0, 1, 0] = -np.inf
+    with np.errstate(invalid="ignore"):                                   # BLAS multiplies a zero of its own by it
+        y, plain = (rule(q, k, v)[0] for rule in (cpu.attention, ops.attention))
+    np.testing.assert_allclose(y, plain, rtol=1e-5)
+    assert not y[0, 0, 1].any()
 
 
 HOLDS = """
@@ -276,7 +289,8 @@ print(resident() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 @pytest.mark.parametrize("variables, kept", [({}, 64), ({"MALLOC_ARENA_MAX": "4"}, 0),
-                                             ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, 0)], ids=str)
+                                             ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, 0),
+                                             ({"HELP": "see glibc.malloc", "MALLOC_CONF": "jemalloc's"}, 64)], ids=str)
 def test_freed_memory_is_kept_unless_somebody_has_chosen(variables, kept):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     found = subprocess.run([sys.executable, "-c", HOLDS], env=clean | variables, capture_output=True, text=True,

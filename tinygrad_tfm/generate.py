@@ -44,8 +44,8 @@ class Sampling:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """The distribution a token is drawn from.     (V,) → (V,), sums to 1"""
-        best = logits.max()
-        if np.isnan(best):                                         # one NaN is enough
+        best = logits[logits.argmax()]                             # a NaN, if there is one
+        if not np.isfinite(best):
             raise ValueError("the model's logits are not numbers: its weights have diverged, or its input has")
         if self.temperature == 0:
             return np.eye(len(logits))[logits.argmax()]
@@ -54,13 +54,14 @@ class Sampling:
             order = np.argsort(-logits, kind="stable")             # likeliest first, ties by number
             p[order[self.top_k or len(p):]] = 0
             if self.top_p:
-                p[order[1:][np.cumsum(p[order])[:-1] >= self.top_p * p.sum()]] = 0     # what comes before reaches it
+                reached = np.cumsum(p[order])                      # with each token and all that are likelier
+                p[order[1:][reached[:-1] >= self.top_p * reached[-1]]] = 0
         return p / p.sum()
 
     def choose(self, logits: np.ndarray, rng: np.random.Generator) -> int:
         """One token drawn from the logits.     (V,) → an id"""
-        if self.temperature == 0 and not np.isnan(logits[best := int(logits.argmax())]):
-            return best
+        if self.temperature == 0 and np.isfinite(logits[best := int(logits.argmax())]):
+            return best                                            # no dice, and no distribution of one
         total = np.cumsum(self.probabilities(logits))
         return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
@@ -90,13 +91,14 @@ def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling 
              rng: np.random.Generator | None = None, cached: bool = True) -> Iterator[int]:
     """Yield `count` tokens that continue `ids`, as they are made. The same `rng` seed gives the same tokens.
 
-    Dropout is off while this runs. Raises ValueError without a token to start from.
+    Dropout is off while this runs. The weights are those the model has when the second token is asked for; whoever
+    changes them starts again. Raises ValueError without a token to start from.
     """
     ids, context = [int(i) for i in ids], model.config.context
     if not ids:
         raise ValueError("generation needs at least one token to start from")
     sampling, rng = sampling or Sampling(), rng or np.random.default_rng()
-    dropout_off, step = evaluating(model), without_engine(model) if cached else None
+    dropout_off, step = evaluating(model), None
     start = seen = window_start(len(ids), context)
     cache = model.new_cache() if cached else None
     for i in range(count):
@@ -104,7 +106,9 @@ def generate(model: Decoder, ids: Iterable[int], count: int, sampling: Sampling 
             start = seen = window_start(len(ids), context)
             for part in cache or ():
                 part.length = 0
-        if step and cache and i:                                   # the prompt the model reads itself: it checks it
+        if cache and i == 1:                                       # the model itself has read and checked the prompt
+            step = without_engine(model)
+        if step and cache:
             logits = step(ids[seen:], cache)
         else:
             with dropout_off:                                      # not around the yield: there the caller is at work

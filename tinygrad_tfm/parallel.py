@@ -61,7 +61,14 @@ class Replica:
 
     def __init__(self, model: Any):
         self.model, self.parameters = model, model.parameters()
+        self.tensors = [x for _, x in model.named_tensors()]
         self.modules = [module for _, module in model.named_modules()]
+
+    def check(self) -> None:
+        """Raise RuntimeError if tensors were frozen or thawed since: the other replicas would not know."""
+        if [id(x) for x in self.tensors if x.requires_grad] != [id(p) for p in self.parameters]:
+            raise RuntimeError("parameters were frozen or thawed since the workers were made, who do not know of it: "
+                               "leave DataParallel, and enter it again")
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -74,12 +81,11 @@ class DataParallel:
 
     Use it as a context: `with DataParallel(model, 2) as parallel: loss = parallel.backward(x, y)`. With one worker
     it is just the model. For processes the weights move to memory that all of them share. Inside, weights are changed
-    in place only (as optimisers do), so that all workers see it.
+    in place only (as optimisers do), so that all workers see it, and the model keeps its modules and parameters.
     """
 
     def __init__(self, model: Any, workers: int = 1, processes: bool = sys.platform == "linux"):
         self.model, self.workers, self.processes = model, workers, processes
-        self.replicas = [Replica(model)]
 
     def __enter__(self) -> DataParallel:
         keep_freed_memory()
@@ -121,6 +127,8 @@ class DataParallel:
 
     def _shares(self, job: Callable[..., Array], x: Array, y: Array) -> list[Array]:
         """job(replica, flags, seed, x, y, share) by each worker on its share of the rows."""
+        if self.workers > 1:
+            self.replicas[0].check()
         flags = [module.training for module in self.replicas[0].modules]
         parts = [rows for rows in np.array_split(np.arange(len(x)), self.workers) if len(rows)]
         seeds = [new_key() if self.workers > 1 and self.model.training else None for _ in parts]

@@ -71,8 +71,8 @@ class TrainConfig:
 
 # Shapes lack only the vocabulary, which is the text's.
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "lecture": (dict(context=64, layers=4, heads=4, width=64, std=0.06),         # narrow: three minutes fill no more
-                dict(steps=4000, batch=12, lr=6e-3, lr_floor=1e-5, warmup=100, eval_every=500)),
+    "lecture": (dict(context=64, layers=3, heads=4, width=96, std=0.05),         # small: three minutes fill no more
+                dict(steps=6000, batch=12, lr=3e-3, lr_floor=1e-5, warmup=100, eval_every=500)),
     "nanogpt-cpu": (dict(context=64, layers=4, heads=4, width=128),
                     dict(steps=2000, batch=12)),
     "nanogpt-gpu": (dict(context=256, layers=6, heads=6, width=384, dropout=0.2),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..doctor import blas, version
+from ..kernels.cpu import allocator_settings
 from ..parallel import cores
 
 # Threads of OpenBLAS and OpenMP spin for a while after work, in case more comes: about 30 ms and a few. Whoever runs
@@ -81,8 +82,8 @@ def machine() -> dict[str, Any]:
     """What figures must not be quoted without."""
     return {"processor": processor(), "cores": cores(), "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(), "numpy": np.__version__, "blas": blas(),
-            "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"), "torch": version("torch"),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+            "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"), "allocator": allocator_settings(),
+            "torch": version("torch"), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
 def machine_in_words(facts: dict[str, Any]) -> list[str]:
@@ -93,6 +94,8 @@ def machine_in_words(facts: dict[str, Any]) -> list[str]:
     if facts["openblas_coretype"]:
         lines.append(f"OPENBLAS_CORETYPE={facts['openblas_coretype']} is set: NumPy's products may not be as fast here "
                      "as this processor allows")
+    for name, value in facts["allocator"].items():
+        lines.append(f"{name}={value} is set: we leave the memory allocator as it is, which is slower")
     return lines
 
 

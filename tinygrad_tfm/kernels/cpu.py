@@ -29,14 +29,20 @@ def keep_freed_memory() -> None:
     Large arrays then come from the heap (no mmap up to 1 GiB), its top is never given back, and all threads share
     one heap, so that what one frees another can use.
     """
-    chosen = any(name.startswith("MALLOC_") or "glibc.malloc" in value for name, value in os.environ.items())
-    if sys.platform == "linux" and not chosen:
+    if sys.platform == "linux" and not allocator_settings():
         libc = ctypes.CDLL(None)
         if hasattr(libc, "gnu_get_libc_version"):
             trim_threshold, mmap_threshold, arena_max = -1, -3, -8
             libc.mallopt(mmap_threshold, 1 << 30)
             libc.mallopt(trim_threshold, (1 << 31) - 1)
             libc.mallopt(arena_max, 1)
+
+
+def allocator_settings() -> dict[str, str]:
+    """What somebody has set of glibc's own variables."""
+    prefixes = ("MALLOC_ARENA_", "MALLOC_MMAP_", "MALLOC_TRIM_", "MALLOC_TOP_PAD_")
+    return {name: value for name, value in os.environ.items()
+            if name.startswith(prefixes) or name == "GLIBC_TUNABLES" and "glibc.malloc" in value}
 
 
 def twin(fits: Callable[..., bool]) -> Callable[[Callable], Callable]:
@@ -210,7 +216,7 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
     (B, H, T, K), S = q.shape, k.shape[2]
     scale, rows = 1 / math.sqrt(K) if scale is None else scale, queries_at_once(T)
     y = _heads_side_by_side(B, H, T, v.shape[3], q.dtype)
-    late = np.triu(np.full((rows, rows), -np.inf, q.dtype), 1)
+    late = np.triu(np.ones((rows, rows), bool), 1)
     kept = scaled_mask((B, H, T, S), p, key, q.dtype) if p else None
     places = [(b, slice(i, min(i + rows, T))) for b in blocks(B, H * min(rows, T) * S) for i in range(0, T, rows)]
     seen = [slice(0, i.stop + S - T if causal else S) for b, i in places]
@@ -219,7 +225,7 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
         z = (q[b, :, i] * scale) @ k[b, :, j].swapaxes(-1, -2)
         if causal:
             n = i.stop - i.start
-            z[..., j.stop - n:] += late[:n, :n]
+            np.copyto(z[..., j.stop - n:], -np.inf, where=late[:n, :n])
         return z
 
     numerators = []
@@ -271,15 +277,18 @@ def _softmax_numerator(scores, *where):
     than one a row and as exact, unless a row nearly vanishes: then every row gets its own."""
     e = scores(*where)
     shift, ones = e.max(), np.ones(e.shape[-1], e.dtype)
-    if np.isfinite(shift):
+    if np.isfinite(shift):                                         # else each row answers for itself
         e -= shift
         np.exp(e, out=e)
         total = e @ ones
         if total.min() > 1e-25:
             return e, total[..., None]
         e = scores(*where)
-    e = np.exp(e - e.max(axis=-1, keepdims=True))
-    return e, (e @ ones)[..., None]
+    highest = e.max(axis=-1, keepdims=True)
+    highest[highest == -np.inf] = 0                                # nothing to be seen: zeros, as in the plain rule
+    e = np.exp(e - highest)
+    total = e @ ones
+    return e, (total + (total == 0))[..., None]
 
 
 def _contiguous(*arrays: Any, **settings: Any) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backend import Array
 from ..kernels.cpu import gelu_only
-from ..nn import KVCache
+from ..nn import KVCache, Module
 from ..nn.attention import Attention
 from ..nn.blocks import Block, FeedForward
 from ..nn.layers import Dropout, Embedding, LayerNorm, Linear
@@ -24,6 +24,8 @@ from .decoder import ACTIVATIONS, Decoder
 
 KNOWN = {Decoder, Embedding, LearnedPositions, SinusoidalPositions, Block, Attention, FeedForward, LayerNorm, Linear,
          Dropout}
+PARTS = {"attention": Attention, "feed_forward": FeedForward, "up": Linear, "down": Linear, "query": Linear,
+         "key": Linear, "value": Linear, "out": Linear, "embed": Embedding, "norm": LayerNorm}
 Step = Callable[[Sequence[int], list[KVCache]], Array]
 
 
@@ -33,13 +35,23 @@ def without_engine(model: Any) -> Step | None:
     The caches are those that the model itself has filled; they are filled further. None where only the model will do:
     parts of one's own, post-norm, a GPU, double precision, watchers, or `fused(False)`.
     """
-    if _watchers.get() or not _fused.get() or Decoder is not type(model) or not model.config.pre_norm:
+    if _watchers.get() or not _fused.get() or type(model) is not Decoder:
         return None
-    plain = all(type(module) in KNOWN and "forward" not in vars(module) for _, module in model.named_modules())
+    plain = all(map(as_built, (module for _, module in model.named_modules())))
     single = all(type(x.data) is np.ndarray and x.dtype == np.float32 for _, x in model.named_tensors())
-    blocks: list[Any] = model.blocks
-    known = plain and all(block.feed_forward.activation in ACTIVATIONS.values() for block in blocks)
-    return step_of(model) if known and single else None
+    return step_of(model) if plain and single else None
+
+
+def as_built(module: Any) -> bool:
+    """Whether a module is one that this file knows, with the parts it was built with and no function of its own."""
+    own = vars(module)
+    return (type(module) in KNOWN and own.get("pre_norm", True) and own.get("cross") is None
+            and all(type(own[name]) is kind for name, kind in PARTS.items() if name in own)
+            and all(type(norm) is LayerNorm for norm in own.get("norms", ()))
+            and all(type(block) is Block for block in own.get("blocks", ()))
+            and type(own.get("unembed")) in (Linear, type(None))
+            and own.get("activation") in (None, *ACTIVATIONS.values())
+            and not any(callable(x) for name, x in own.items() if not isinstance(x, Module) and name != "activation"))
 
 
 def step_of(model: Any) -> Step:
@@ -47,7 +59,8 @@ def step_of(model: Any) -> Step:
     embed, factor, positions = model.embed.weight.data, model.embed.factor, model.positions.weight.data
     blocks: list[tuple] = [(norm_of(block.norms[0]), attention_of(block.attention), norm_of(block.norms[1]),
                             feed_forward_of(block.feed_forward)) for block in model.blocks]
-    norm, unembed = norm_of(model.norm), embed.T if model.unembed is None else model.unembed.weight.data
+    norm = norm_of(model.norm)
+    unembed = affine(embed.T, None) if model.unembed is None else linear_of(model.unembed)
 
     def step(ids: Sequence[int], caches: list[KVCache]) -> Array:
         start = caches[0].length
@@ -55,7 +68,7 @@ def step_of(model: Any) -> Step:
         for (norm_a, attention, norm_f, feed_forward), cache in zip(blocks, caches):
             x += attention(norm_a(x), cache)
             x += feed_forward(norm_f(x))
-        return norm(x[-1:]).dot(unembed)[0]
+        return unembed(norm(x[-1:]))[0]
     return step
 
 
@@ -92,8 +105,9 @@ def norm_of(module: Any) -> Callable[[Array], Array]:
 def attention_of(module: Any) -> Callable[[Array, KVCache], Array]:
     """The three projections as one, then the new queries against all keys so far."""
     parts, H, D = (module.query, module.key, module.value), module.heads, len(module.out.weight)
-    bias = None if module.query.bias is None else np.concatenate([part.bias.data for part in parts])
-    project = affine(np.concatenate([part.weight.data for part in parts], axis=1), bias)
+    biases = [np.zeros(D, np.float32) if part.bias is None else part.bias.data for part in parts]
+    project = affine(np.concatenate([part.weight.data for part in parts], axis=1),
+                     np.concatenate(biases) if any(map(np.any, biases)) else None)
     out, scale = linear_of(module.out), np.array((D // H) ** -0.5, np.float32)
 
     def attention(x: Array, cache: KVCache) -> Array:
@@ -103,7 +117,7 @@ def attention_of(module: Any) -> Callable[[Array, KVCache], Array]:
         cache.keys[0, :, start:end], cache.values[0, :, start:end] = k, v
         e = (q * scale) @ cache.keys[0, :, :end].swapaxes(1, 2)                  # (H, n, end)
         if n > 1:
-            e += np.triu(np.full((n, end), -np.inf, np.float32), 1 + start)
+            np.copyto(e, -np.inf, where=np.triu(np.ones((n, end), bool), 1 + start))
         e -= e.max(axis=2, keepdims=True)
         np.exp(e, out=e)
         heads = e @ cache.values[0, :, :end]                                     # (H, n, K)

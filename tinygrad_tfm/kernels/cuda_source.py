@@ -1,0 +1,168 @@
+"""Floor 1: the text of a CUDA file as a compiler wants it, and what each of its kernels takes.
+
+Nothing is compiled or launched here and CuPy is not needed, so all of it can be tested where there is no GPU.
+The kernels are in `cuda/`; begin there with `warp.cuh` and `gelu.cu`.
+"""
+
+import operator
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "cuda"
+STORED = {"float32": "float", "bfloat16": "bf16"}                  # what `real` may be: NumPy's word, and CUDA's
+DTYPES = {"float": "float32", "bf16": "bfloat16", "int": "int32", "u32": "uint32", "u64": "uint64", "bool": "bool"}
+NO_ARRAY = np.uint64(0)                                            # the address that a kernel knows as null
+
+INCLUDE = re.compile(r'#include "(.*)"')
+CONSTANT = re.compile(r"^constexpr int .*", re.MULTILINE)
+KERNEL = re.compile(r'extern "C" __global__ void\s+__launch_bounds__\((\d+)[^)]*\)\s+(\w+)\((.*?)\)\s*\{', re.DOTALL)
+PARAMETER = re.compile(r"(?P<const>const )?(?P<type>\w+)(?P<array>\*( __restrict__)?)? (?P<name>\w+)"
+                       r"(?P<optional> /\* or null \*/)?")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel: `const real* x` is an array that is only read, `int rows` a number."""
+
+    name: str
+    dtype: str
+    array: bool
+    written: bool
+    optional: bool
+
+    def convert(self, value: Any, stride: int = 0) -> Any:
+        """The value as a kernel may be given it. Raises TypeError or ValueError, with what to do about it.
+
+        An array must have the very type and lie in one piece, or in rows `stride` numbers apart. A number becomes a
+        NumPy scalar: CuPy passes a Python float as a double and an int as 64 bits, and a kernel with a `float` or
+        `int` parameter would read half of it.
+        """
+        if self.array:
+            return self._array(value, stride)
+        if not isinstance(value, int | float | np.generic):
+            raise TypeError(f"{self.name} is a number, not a {type(value).__name__}")
+        if self.dtype == "float32":
+            return np.float32(value)
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"{self.name} is a whole number, not {value!r}")
+        try:
+            return np.dtype(self.dtype).type(int(value))
+        except OverflowError:
+            raise ValueError(f"{self.name} = {value} does not fit into {self.dtype}") from None
+
+    def _array(self, value: Any, stride: int) -> Any:
+        if value is None and self.optional:
+            return NO_ARRAY
+        if not hasattr(value, "dtype") or not hasattr(value, "strides"):
+            raise TypeError(f"{self.name} is an array of {self.dtype}, not {value!r}")
+        if str(value.dtype) != self.dtype:
+            raise TypeError(f"{self.name} holds {self.dtype}, this {value.dtype}: .astype('{self.dtype}') makes one")
+        if not (value.flags.c_contiguous or in_rows(value, stride)):
+            raise ValueError(f"{self.name} does not lie in one piece (shape {value.shape}, strides {value.strides}); a "
+                             "kernel is told only where it begins: ascontiguousarray makes a copy in one piece")
+        return value
+
+
+def in_rows(x: Any, stride: int) -> bool:
+    """Do the numbers lie without a gap, but for one behind every row, so that rows begin `stride` numbers apart?"""
+    step = x.dtype.itemsize
+    for n, found in zip(x.shape[::-1], x.strides[::-1]):
+        if n > 1 and found == stride * x.dtype.itemsize > step:
+            step = found                                           # here the rows are counted
+        if n > 1 and found != step:
+            return False
+        step *= n
+    return True
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's name, its parameters in order, and the most threads that a block of it may have."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    threads: int
+
+    def arguments(self, **given: Any) -> tuple:
+        """The arguments in the kernel's order, each of the type it declares. None is an array that is left out.
+
+        Raises TypeError or ValueError that names kernel and parameter: a GPU would compute on without a word.
+        """
+        names = [p.name for p in self.parameters]
+        missing, unknown = [n for n in names if n not in given], [n for n in given if n not in names]
+        if missing or unknown:
+            raise TypeError(f"{self.name} takes {', '.join(names)}" + "; missing: " * bool(missing) + ", ".join(missing)
+                            + "; unknown: " * bool(unknown) + ", ".join(unknown))
+        try:
+            return tuple(p.convert(given[p.name], given.get("stride", 0)) for p in self.parameters)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self.name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The whole text of a file, and its kernels by name."""
+
+    text: str
+    kernels: dict[str, Kernel]
+
+
+def source(name: str, real: str = "float32", **constants: int) -> Source:
+    """The file `name`.cu with activations stored as `real` ("float32", "bfloat16"), ready to be compiled.
+
+    What a file knows when it is compiled is given by name: source("layer_norm", WIDTH=384). Files of ours that it
+    includes are put in their place, for CuPy keeps compiled kernels by the text it is given and would not notice a
+    change in another file. Raises ValueError for a file, a `real` or constants that are not known.
+    """
+    known = sorted(path.stem for path in FOLDER.glob("*.cu"))
+    if name not in known:
+        raise ValueError(f"there is no {name}.cu, only {', '.join(known)}")
+    if real not in STORED:
+        raise ValueError(f"activations are stored as {' or '.join(STORED)}, not as {real}")
+    body = _joined(f"{name}.cu", set())
+    wanted = set(re.findall(r"\b[A-Z]{2,}\b", " ".join(CONSTANT.findall(body)))) - _declared(body)
+    if wanted != set(constants):
+        example = ", ".join([f'"{name}"', *(f"{c}=…" for c in sorted(wanted))])
+        raise ValueError(f"{name}.cu is compiled for {', '.join(sorted(wanted)) or 'no constants'}, "
+                         f"not for {', '.join(constants) or 'none'}: source({example})")
+    defines = [f"#define REAL {STORED[real]}", *(f"#define {c} {operator.index(n)}" for c, n in constants.items())]
+    return Source("\n".join([*defines, body]), {k.name: k for k in _kernels(body, STORED[real])})
+
+
+def _declared(text: str) -> set[str]:
+    return set(re.findall(r"\b([A-Z]{2,}) =", " ".join(CONSTANT.findall(text))))
+
+
+def _joined(name: str, seen: set[str]) -> str:
+    """A file with the files it includes, each once; `#line` lets the compiler's messages name file and line."""
+    seen.add(name)
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate((FOLDER / name).read_text("utf-8").splitlines(), 1):
+        included = INCLUDE.match(line)
+        if included and included[1] not in seen:
+            lines += [_joined(included[1], seen), f'#line {number + 1} "{name}"']
+        else:
+            lines.append("" if included or line.startswith("#pragma once") else line)
+    return "\n".join(lines)
+
+
+def _kernels(text: str, real: str) -> list[Kernel]:
+    """The kernels of a text, by their signatures. One that is not understood is an error, not left out."""
+    found = [Kernel(name, tuple(_parameter(p, real) for p in re.split(r",\s*", inside)), int(threads))
+             for threads, name, inside in KERNEL.findall(text)]
+    if len(found) != text.count("__global__"):
+        raise ValueError("every kernel begins: extern \"C\" __global__ void __launch_bounds__(threads) name(…) {")
+    return found
+
+
+def _parameter(text: str, real: str) -> Parameter:
+    found = PARAMETER.fullmatch(" ".join(text.split()))
+    kind = found and (real if found["type"] == "real" else found["type"])
+    if not found or kind not in DTYPES:
+        raise ValueError(f"a kernel's parameter is not understood: {text!r}")
+    array = bool(found["array"])
+    return Parameter(found["name"], DTYPES[kind], array, array and not found["const"], bool(found["optional"]))

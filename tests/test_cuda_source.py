@@ -25,12 +25,12 @@ def test_a_signature_is_read():
     [(name, kernel)] = built.kernels.items()
     assert name == kernel.name == "dropout" and kernel.threads == 256
     assert kernel.parameters == (
-        Parameter("x", "bfloat16", array=True, written=False, optional=False),
-        Parameter("key", "uint64", array=True, written=False, optional=False),
-        Parameter("y", "bfloat16", array=True, written=True, optional=False),
-        Parameter("drop", "uint32", array=False, written=False, optional=False),
-        Parameter("keep_scale", "float32", array=False, written=False, optional=False),
-        Parameter("n", "int32", array=False, written=False, optional=False))
+        Parameter("x", "bfloat16", array=True, optional=False),
+        Parameter("key", "uint64", array=True, optional=False),
+        Parameter("y", "bfloat16", array=True, optional=False),
+        Parameter("drop", "uint32", array=False, optional=False),
+        Parameter("keep_scale", "float32", array=False, optional=False),
+        Parameter("n", "int32", array=False, optional=False))
     assert [p.name for p in source("adamw").kernels["adamw"].parameters if p.optional] == ["copy"]
 
 
@@ -88,6 +88,7 @@ def test_arguments_come_in_order_and_with_the_kernels_types():
     (dict(x=[1.0]), TypeError, r"dropout: x is an array of float32, not \[1.0\]"),
     (dict(x=np.ones(6)), TypeError, r"dropout: x holds float32, this float64: \.astype\('float32'\) makes one"),
     (dict(x=np.ones((6, 2), np.float32)[:, 0]), ValueError, r"dropout: x does not lie in one piece \(shape \(6,\)"),
+    (dict(x=np.ones(7, np.float32)[1:]), ValueError, "dropout: x does not begin at a multiple of 16 bytes"),
     (dict(seed=3), TypeError, "dropout takes x, key, y, drop, keep_scale, n; unknown: seed"),
 ])
 def test_what_a_kernel_cannot_take_is_refused(changed, error, words):
@@ -101,7 +102,7 @@ def test_what_is_missing_is_named():
 
 
 def test_rows_may_lie_apart_where_a_kernel_asks_for_the_distance():
-    packed = np.zeros((2, 5, 3, 4, 8), np.float32)
+    packed = np.zeros((2, 5, 3, 4, 8), np.float32)                 # as queries, keys and values of 4 heads may lie
     part = packed[:, :, 1]
     assert in_rows(part, 96) and in_rows(packed, 96) and in_rows(packed[:, :, :2], 96) and in_rows(part[:1, :1], 0)
     assert not in_rows(part, 32) and not in_rows(part, 0)
@@ -120,7 +121,7 @@ def test_rows_may_lie_apart_where_a_kernel_asks_for_the_distance():
     ("gelu", {"real": "float16"}, "activations are stored as float32 or bfloat16, not as float16"),
     ("gelu", {"WIDTH": 3}, r'gelu.cu is compiled for no constants, not for WIDTH: source\("gelu"\)'),
     ("layer_norm", {}, r'layer_norm.cu is compiled for WIDTH, not for none: source\("layer_norm", WIDTH=…\)'),
-    ("attention", {"HEAD": 64}, r"attention.cu is compiled for DROP, HEAD, not for HEAD"),
+    ("attention", {"HEAD": 64}, r"attention.cu is compiled for HEAD, DROP, not for HEAD"),
 ])
 def test_a_text_that_cannot_be_is_refused(name, settings, words):
     with pytest.raises(ValueError, match=words):

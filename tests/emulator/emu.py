@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 HEADER = Path(__file__).with_name("cpu.h")
-COMPILER = shutil.which("g++")
+COMPILER = shutil.which("g++") if sys.platform == "linux" else None
 FLAGS = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]
 GUARD = 4096                                                       # bytes on either side of an array
 BARRIER = re.compile(r"__sync(?:threads|warp)\(\)")
@@ -27,7 +28,6 @@ class Module:
 
     def __init__(self, source):
         text, self.kernels = numbered(source.text), source.kernels
-        self.barriers = len(BARRIER.findall(source.text))
         calls = "".join(f"KERNEL({name})\n" for name in self.kernels)
         self.library = ctypes.CDLL(str(compiled(f'#include "cpu.h"\n{text}\n{calls}')))
 

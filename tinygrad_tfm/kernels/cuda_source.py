@@ -18,28 +18,28 @@ DTYPES = {"float": "float32", "bf16": "bfloat16", "int": "int32", "u32": "uint32
 NO_ARRAY = np.uint64(0)                                            # the address that a kernel knows as null
 
 INCLUDE = re.compile(r'#include "(.*)"')
-CONSTANT = re.compile(r"^constexpr int .*", re.MULTILINE)
+CONSTANTS = re.compile(r"^constexpr int .*", re.MULTILINE)
+CONSTANT = re.compile(r"= ([A-Z]{2,})\b")                           # in such a line: WIDTH of `D = WIDTH`
 KERNEL = re.compile(r'extern "C" __global__ void\s+__launch_bounds__\((\d+)[^)]*\)\s+(\w+)\((.*?)\)\s*\{', re.DOTALL)
-PARAMETER = re.compile(r"(?P<const>const )?(?P<type>\w+)(?P<array>\*( __restrict__)?)? (?P<name>\w+)"
+PARAMETER = re.compile(r"(const )?(?P<type>\w+)(?P<array>\*( __restrict__)?)? (?P<name>\w+)"
                        r"(?P<optional> /\* or null \*/)?")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: `const real* x` is an array that is only read, `int rows` a number."""
+    """One parameter of a kernel: `const real* x` is an array, `int rows` a number; `/* or null */` may be left out."""
 
     name: str
     dtype: str
     array: bool
-    written: bool
     optional: bool
 
     def convert(self, value: Any, stride: int = 0) -> Any:
         """The value as a kernel may be given it. Raises TypeError or ValueError, with what to do about it.
 
-        An array must have the very type and lie in one piece, or in rows `stride` numbers apart. A number becomes a
-        NumPy scalar: CuPy passes a Python float as a double and an int as 64 bits, and a kernel with a `float` or
-        `int` parameter would read half of it.
+        An array must have the very type, begin at a multiple of 16 bytes, as all do that are not parts of others, and
+        lie in one piece, or in rows `stride` numbers apart. A number becomes a NumPy scalar: CuPy passes a Python
+        float as a double and an int as 64 bits, and a kernel with a `float` or `int` parameter would read half of it.
         """
         if self.array:
             return self._array(value, stride)
@@ -64,6 +64,9 @@ class Parameter:
         if not (value.flags.c_contiguous or in_rows(value, stride)):
             raise ValueError(f"{self.name} does not lie in one piece (shape {value.shape}, strides {value.strides}); a "
                              "kernel is told only where it begins: ascontiguousarray makes a copy in one piece")
+        if (value.ctypes.data if isinstance(value, np.ndarray) else value.data.ptr) % 16:
+            raise ValueError(f"{self.name} does not begin at a multiple of 16 bytes, which a kernel reads at once: "
+                             ".copy() does")
         return value
 
 
@@ -124,17 +127,13 @@ def source(name: str, real: str = "float32", **constants: int) -> Source:
     if real not in STORED:
         raise ValueError(f"activations are stored as {' or '.join(STORED)}, not as {real}")
     body = _joined(f"{name}.cu", set())
-    wanted = set(re.findall(r"\b[A-Z]{2,}\b", " ".join(CONSTANT.findall(body)))) - _declared(body)
-    if wanted != set(constants):
-        example = ", ".join([f'"{name}"', *(f"{c}=…" for c in sorted(wanted))])
-        raise ValueError(f"{name}.cu is compiled for {', '.join(sorted(wanted)) or 'no constants'}, "
+    wanted = CONSTANT.findall(" ".join(CONSTANTS.findall(body)))
+    if set(wanted) != set(constants):
+        example = ", ".join([f'"{name}"', *(f"{c}=…" for c in wanted)])
+        raise ValueError(f"{name}.cu is compiled for {', '.join(wanted) or 'no constants'}, "
                          f"not for {', '.join(constants) or 'none'}: source({example})")
     defines = [f"#define REAL {STORED[real]}", *(f"#define {c} {operator.index(n)}" for c, n in constants.items())]
     return Source("\n".join([*defines, body]), {k.name: k for k in _kernels(body, STORED[real])})
-
-
-def _declared(text: str) -> set[str]:
-    return set(re.findall(r"\b([A-Z]{2,}) =", " ".join(CONSTANT.findall(text))))
 
 
 def _joined(name: str, seen: set[str]) -> str:
@@ -164,5 +163,4 @@ def _parameter(text: str, real: str) -> Parameter:
     kind = found and (real if found["type"] == "real" else found["type"])
     if not found or kind not in DTYPES:
         raise ValueError(f"a kernel's parameter is not understood: {text!r}")
-    array = bool(found["array"])
-    return Parameter(found["name"], DTYPES[kind], array, array and not found["const"], bool(found["optional"]))
+    return Parameter(found["name"], DTYPES[kind], bool(found["array"]), bool(found["optional"]))

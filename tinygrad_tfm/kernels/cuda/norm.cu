@@ -26,5 +26,6 @@ clip_factor(const float* shares, float* norm, float* factor, float limit, int bl
     float v = 0;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) v += shares[i];
     v = sqrtf(block_sum(v));
-    if (threadIdx.x == 0) { *norm = v; *factor = v + 1e-6f > limit ? limit / (v + 1e-6f) : 1; }
+    float ratio = limit / (v + 1e-6f);
+    if (threadIdx.x == 0) { *norm = v; *factor = ratio >= 1 ? 1 : ratio; }        // NaN stays NaN, and is seen
 }

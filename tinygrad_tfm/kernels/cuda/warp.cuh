@@ -37,7 +37,8 @@ __device__ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 using real = REAL;
 
 // Work is dealt out like cards: `for (int i = thread(); i < n; i += threads())`. So every grid will do, neighbours
-// read neighbouring numbers, and the launcher alone decides how many blocks keep a GPU busy.
+// read neighbouring numbers, and the launcher alone decides how many blocks keep a GPU busy. A block is made of whole
+// warps, and an array begins at a multiple of 16 bytes.
 __device__ inline int thread() { return blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline int threads() { return gridDim.x * blockDim.x; }
 __device__ inline int warp() { return thread() / 32; }

@@ -10,7 +10,7 @@ adamw(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ me
       bf16* __restrict__ copy /* or null */, const float* lr, const int* step, const float* factor,
       float beta1, float beta2, float eps, float decay, int decayed, int n) {
     float rate = *lr, scale = *factor, t = *step;
-    // 1 − βᵗ: powf would lose digits where β is near 1, and with them the first steps.
+    // 1 − βᵗ; taken from 1, a βᵗ near 1 would lose its digits, and with them the first steps.
     float weight1 = -expm1f(t * logf(beta1)), weight2 = -expm1f(t * logf(beta2));
     for (int i = thread(); i < n; i += threads()) {
         float d = scale * g[i];

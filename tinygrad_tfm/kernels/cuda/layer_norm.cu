@@ -63,12 +63,12 @@ layer_norm_backward(const real* g, const real* h, const float* gain, const float
     for (int r = warp(); r < rows; r += warps()) {
         size_t at = (size_t)r * D;
         float m = mean[r], s = rstd[r];
-        Row dy = Row::load(g + at), n = Row::load(h + at), past = {};
+        Row grad = Row::load(g + at), n = Row::load(h + at), past = {};
         if (skip) past = Row::load(skip + at);
         n = Row::of([&](int i) { return (n[i] - m) * s; });
-        ggain = Row::of([&](int i) { return ggain[i] + dy[i] * n[i]; });
-        gbias = Row::of([&](int i) { return gbias[i] + dy[i]; });
-        Row a = Row::of([&](int i) { return dy[i] * scale[i]; });
+        ggain = Row::of([&](int i) { return ggain[i] + grad[i] * n[i]; });
+        gbias = Row::of([&](int i) { return gbias[i] + grad[i]; });
+        Row a = Row::of([&](int i) { return grad[i] * scale[i]; });
         float even = a.mean(), along = Row::of([&](int i) { return a[i] * n[i]; }).mean();
         Row::of([&](int i) { return past[i] + s * (a[i] - even - n[i] * along); }).store(gx + at);
     }

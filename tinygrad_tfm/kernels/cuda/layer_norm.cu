@@ -1,10 +1,11 @@
 // Layer norm, with the residual addition that stands before it in a transformer, and the way back.
 //     h = x + delta,   y = n·gain + bias   with n = (h − mean h)·rstd,   rstd = 1/√(var h + ε)       (rows, WIDTH)
 // A warp owns a row and holds it in registers: one visit to memory instead of five. The width is known to the
-// compiler and even. Other widths, and norms without a gain, are the plain rule's. Read next: cross_entropy.cu.
+// compiler, even, and at most 1024. For other widths, or without a gain, there is the plain rule. Read next:
+// cross_entropy.cu.
 #include "warp.cuh"
 constexpr int D = WIDTH, PAIRS = (D + 63) / 64;
-static_assert(D % 2 == 0, "a lane reads numbers in pairs, so the width must be even");
+static_assert(D % 2 == 0 && D <= 1024, "a lane reads numbers in pairs, and a wider row would not fit the registers");
 
 struct Row {                                       // lane i holds columns 2i, 2i+1, 64+2i, 64+2i+1, 128+2i, …
     float v[2 * PAIRS];

@@ -30,4 +30,4 @@ def test_nanogpts_settings_reach_nanogpts_loss_in_the_mean_of_three_seeds(tmp_pa
 
 def test_the_default_preset_reaches_its_loss_in_the_mean_of_three_seeds(tmp_path):
     losses = [trained(tmp_path / str(seed), "--seed", str(seed))["val_loss"] for seed in (1, 2, 3)]
-    assert statistics.mean(losses) <= 1.70, losses
+    assert statistics.mean(losses) <= 1.62, losses                        # 1.595 where the preset was chosen

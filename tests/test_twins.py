@@ -46,10 +46,6 @@ FITS = {                                               # by twin: calls that are
     "layer_norm": [((normal(*shape, 24, scale=4), GAIN, BIAS), {}) for shape in [(), (1,), (5,), (2, 3), (0,), (3000,)]]
         + [((normal(5, 24), GAIN, None), {}), ((normal(5, 24), GAIN, BIAS), {"eps": 0.1}),
            ((scattered(normal(6, 24)), scattered(GAIN), BIAS), {}), ((normal(4, 24) + 100, GAIN, BIAS), {})],
-    "dropout": [((normal(*shape),), {"p": 0.3, "key": 5 << 40})
-                for shape in [(), (1,), (7, 5), (0, 3), (BLOCK + 1,)]]
-        + [((normal(400, 500),), {"p": 0.999, "key": 7}),
-           ((scattered(normal(33, 20)),), {"p": 1e-6, "key": 2**63 - 1})],
     "cross_entropy": [((normal(*shape, 13, scale=5),), {"targets": ids(shape)})
                       for shape in [(1,), (), (7,), (2, 3, 5)]]
         + [((scattered(normal(6, 13)),), {"targets": ids((6,))}), ((normal(6, 13) + 1000,), {"targets": ids((6,))}),
@@ -76,7 +72,6 @@ REFUSED = {                                            # and calls that are not
         + [((normal(3, 24), *affine), {})
            for odd in [normal(*shape, seed=5) for shape in [(), (1,), (3, 1), (1, 24), (3, 24), (2, 1, 24)]]
            for affine in [(odd, None), (odd, BIAS), (GAIN, odd)]],
-    "dropout": [((some(3, 4),), {"p": 0.3, "key": 1}), ((normal(3, 4),), {"p": 0.0, "key": 1})],
     "cross_entropy": [((some(3, 4),), {"targets": np.zeros(3, int)}),
                       ((normal(3, 4),), {"targets": np.array([0, -100, 1])}),
                       ((normal(3, 4),), {"targets": np.zeros(3, int), "label_smoothing": 0.1}),

@@ -48,14 +48,14 @@ def new_key() -> int:
     return int(rng().integers(1 << 63))
 
 
-def random_bits(count: int, key: int, xp: Any, start: int = 0) -> Array:
-    """`count` random 32-bit numbers that depend on nothing but their position, counted from `start`, and the key.
+def random_bits(count: int, key: int, xp: Any) -> Array:
+    """`count` random 32-bit numbers that depend on nothing but their position and the key.
 
     A counter scrambled by two rounds of multiply and shift (the finaliser of MurmurHash3, with the constants of
     Wellons, "Prospecting for Hash Functions", 2018), half of the key before each round. There is no state to
     save: a mask can be drawn again instead of kept, and NumPy and CuPy draw the same one.
     """
-    bits = xp.arange(start, start + count, dtype=np.uint32)
+    bits = xp.arange(count, dtype=np.uint32)
     bits += np.uint32(key & 0xFFFFFFFF)
     for multiplier, half in ((0x7FEB352D, key >> 32 & 0xFFFFFFFF), (0x846CA68B, 0)):
         bits ^= bits >> np.uint32(16)
@@ -65,10 +65,10 @@ def random_bits(count: int, key: int, xp: Any, start: int = 0) -> Array:
     return bits
 
 
-def random_mask(count: int, p: float, key: int, xp: Any, start: int = 0) -> Array:
+def random_mask(count: int, p: float, key: int, xp: Any) -> Array:
     """`count` booleans, each True with probability 1 − p (to 16 bits): one hash decides about two of them.
 
-    They depend on the key and on their position alone, counted from `start`, an even number.
+    They depend on the key and on their position alone.
     """
-    halves = random_bits(count // 2 + 1, key, xp, start // 2).view("uint16")[:count]
+    halves = random_bits(count // 2 + 1, key, xp).view("uint16")[:count]
     return halves >= min(round(p * 2**16), 2**16 - 1)

@@ -153,27 +153,6 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
     return y.reshape(shape), back
 
 
-def _some(x: Any, *, p: float, key: int) -> bool:
-    return float32(x) and 0 < p < 1
-
-
-@twin(fits=_some)
-def dropout(x, *, p, key):
-    """The hash in blocks that stay in the cache."""
-    scaled = scaled_mask(x.shape, p, key, x.dtype)
-    return x * scaled, lambda g: g * scaled
-
-
-def scaled_mask(shape, p, key, dtype):
-    """0 where a number is dropped, 1/(1 − p) elsewhere: the mask of the plain rule."""
-    scaled = np.empty(shape, dtype)
-    flat = scaled.reshape(-1)
-    for part in blocks(flat.size):
-        flat[part] = random_mask(part.stop - part.start, p, key, np, part.start)
-        flat[part] *= 1 / (1 - p)
-    return scaled
-
-
 def _all_count(logits: Any, *, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0) -> bool:
     return (float32(logits) and not label_smoothing and targets.size and targets.dtype.kind in "iu"
             and targets.shape == logits.shape[:-1] and 0 <= targets.min() and targets.max() < logits.shape[-1]
@@ -217,7 +196,7 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
     scale, rows = 1 / math.sqrt(K) if scale is None else scale, queries_at_once(T)
     y = _heads_side_by_side(B, H, T, v.shape[3], q.dtype)
     late = np.triu(np.ones((rows, rows), bool), 1)
-    kept = scaled_mask((B, H, T, S), p, key, q.dtype) if p else None
+    kept = random_mask(B * H * T * S, p, key, np).reshape(B, H, T, S).astype(q.dtype) * (1 / (1 - p)) if p else None
     places = [(b, slice(i, min(i + rows, T))) for b in blocks(B, H * min(rows, T) * S) for i in range(0, T, rows)]
     seen = [slice(0, i.stop + S - T if causal else S) for b, i in places]
 

@@ -105,7 +105,7 @@ def test_a_text_that_cannot_be_trained_on(content, word, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options, word", [
-    (["--heads", "3"], "not divisible by 3 heads"), (["--context", "0"], "context"), (["--layers", "-1"], "layers"),
+    (["--heads", "5"], "not divisible by 5 heads"), (["--context", "0"], "context"), (["--layers", "-1"], "layers"),
     (["--lr", "nan"], "lr"), (["--lr", "-1"], "lr"), (["--lr", "inf"], "lr"), (["--steps", "0"], "steps"),
     (["--batch", "0"], "batch"), (["--dropout", "nan"], "dropout"), (["--dropout", "1"], "dropout"),
     (["--device", "cuda"], "CuPy"), (["--device", "tpu"], "tpu"), (["--seed", "-4"], "seed"),

@@ -71,4 +71,10 @@ def random_mask(count: int, p: float, key: int, xp: Any) -> Array:
     They depend on the key and on their position alone.
     """
     halves = random_bits(count // 2 + 1, key, xp).view("uint16")[:count]
-    return halves >= min(round(p * 2**16), 2**16 - 1)
+    return halves >= drop_below(p)
+
+
+def drop_below(p: float) -> int:
+    """The threshold for p: who has 16 random bits below it is dropped. 2¹⁶ would not fit into them, so that at p
+    near 1 one in 65,536 stays."""
+    return min(round(p * 2**16), 2**16 - 1)

@@ -6,9 +6,8 @@ The kernels are in `cuda/`; begin there with `warp.cuh` and `gelu.cu`.
 
 import operator
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,16 +16,16 @@ STORED = {"float32": "float", "bfloat16": "bf16"}                  # what `real`
 DTYPES = {"float": "float32", "bf16": "bfloat16", "int": "int32", "u32": "uint32", "u64": "uint64", "bool": "bool"}
 NO_ARRAY = np.uint64(0)                                            # the address that a kernel knows as null
 
-INCLUDE = re.compile(r'#include "(.*)"')
-CONSTANTS = re.compile(r"^constexpr int .*", re.MULTILINE)
-CONSTANT = re.compile(r"= ([A-Z]{2,})\b")                           # in such a line: WIDTH of `D = WIDTH`
-KERNEL = re.compile(r'extern "C" __global__ void\s+__launch_bounds__\((\d+)[^)]*\)\s+(\w+)\((.*?)\)\s*\{', re.DOTALL)
-PARAMETER = re.compile(r"(const )?(?P<type>\w+)(?P<array>\*( __restrict__)?)? (?P<name>\w+)"
-                       r"(?P<optional> /\* or null \*/)?")
+# Patterns, and below tuples for classes: they cost nothing when the package is imported, by most on no GPU.
+INCLUDE = r'#include "(.*)"'
+CONSTANTS = r"(?m)^constexpr int .*"
+CONSTANT = r"= ([A-Z]{2,})\b"                                       # in such a line: WIDTH of `D = WIDTH`
+KERNEL = r'(?s)extern "C" __global__ void\s+__launch_bounds__\((\d+)[^)]*\)\s+(\w+)\((.*?)\)\s*\{'
+PARAMETER = (r"(const )?(?P<type>\w+)(?P<array>\*( __restrict__)?)? (?P<name>\w+)"
+             r"(?P<optional> /\* or null \*/)?")
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a kernel: `const real* x` is an array, `int rows` a number; `/* or null */` may be left out."""
 
     name: str
@@ -82,8 +81,7 @@ def in_rows(x: Any, stride: int) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A kernel's name, its parameters in order, and the most threads that a block of it may have."""
 
     name: str
@@ -106,8 +104,7 @@ class Kernel:
             raise type(error)(f"{self.name}: {error}") from None
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The whole text of a file, and its kernels by name."""
 
     text: str
@@ -127,7 +124,7 @@ def source(name: str, real: str = "float32", **constants: int) -> Source:
     if real not in STORED:
         raise ValueError(f"activations are stored as {' or '.join(STORED)}, not as {real}")
     body = _joined(f"{name}.cu", set())
-    wanted = CONSTANT.findall(" ".join(CONSTANTS.findall(body)))
+    wanted = re.findall(CONSTANT, " ".join(re.findall(CONSTANTS, body)))
     if set(wanted) != set(constants):
         example = ", ".join([f'"{name}"', *(f"{c}=…" for c in wanted)])
         raise ValueError(f"{name}.cu is compiled for {', '.join(wanted) or 'no constants'}, "
@@ -141,7 +138,7 @@ def _joined(name: str, seen: set[str]) -> str:
     seen.add(name)
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate((FOLDER / name).read_text("utf-8").splitlines(), 1):
-        included = INCLUDE.match(line)
+        included = re.match(INCLUDE, line)
         if included and included[1] not in seen:
             lines += [_joined(included[1], seen), f'#line {number + 1} "{name}"']
         else:
@@ -152,14 +149,14 @@ def _joined(name: str, seen: set[str]) -> str:
 def _kernels(text: str, real: str) -> list[Kernel]:
     """The kernels of a text, by their signatures. One that is not understood is an error, not left out."""
     found = [Kernel(name, tuple(_parameter(p, real) for p in re.split(r",\s*", inside)), int(threads))
-             for threads, name, inside in KERNEL.findall(text)]
+             for threads, name, inside in re.findall(KERNEL, text)]
     if len(found) != text.count("__global__"):
         raise ValueError("every kernel begins: extern \"C\" __global__ void __launch_bounds__(threads) name(…) {")
     return found
 
 
 def _parameter(text: str, real: str) -> Parameter:
-    found = PARAMETER.fullmatch(" ".join(text.split()))
+    found = re.fullmatch(PARAMETER, " ".join(text.split()))
     kind = found and (real if found["type"] == "real" else found["type"])
     if not found or kind not in DTYPES:
         raise ValueError(f"a kernel's parameter is not understood: {text!r}")

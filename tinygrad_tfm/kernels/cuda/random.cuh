@@ -12,5 +12,5 @@ __device__ inline u32 random_bits(u32 position, u64 key) {
 }
 
 // One hash decides about two numbers: position/2 says which hash, the position's last bit which half of it.
-// A number is dropped if its 16 bits are below `drop` = min(round(p·2¹⁶), 2¹⁶ − 1)    (`random_mask` in Python).
+// A number is dropped if its 16 bits are below `drop` = min(round(p·2¹⁶), 2¹⁶ − 1)    (`drop_below` in Python).
 __device__ inline bool keep(u32 bits, int half, u32 drop) { return (bits >> 16 * half & 0xFFFF) >= drop; }

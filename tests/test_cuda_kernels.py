@@ -15,7 +15,7 @@ from tinygrad_tfm import ops, optim
 from tinygrad_tfm.kernels import cuda_source
 from tinygrad_tfm.kernels.cuda_source import source
 from tinygrad_tfm.ops.network import attention_pattern
-from tinygrad_tfm.random import random_bits, random_mask
+from tinygrad_tfm.random import drop_below, random_bits, random_mask
 from tinygrad_tfm.tensor import pull
 
 pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16: pip install 'tinygrad_tfm[test]'")
@@ -137,7 +137,7 @@ def test_gelu_and_its_way_back(launch, real, n, blocks):
 def test_dropout_drops_what_python_drops(launch, real, n, p, key):
     x = np.where(normal(n) == 0, 1, normal(n)).astype(real)
     y = unset(n, dtype=x.dtype)
-    drop, keep_scale = min(round(p * 2**16), 2**16 - 1), 1 / (1 - p)
+    drop, keep_scale = drop_below(p), 1 / (1 - p)
     launch(module("dropout", real), "dropout", (2,), (64,), x=x, key=np.array([key], np.uint64), y=y, drop=drop,
            keep_scale=keep_scale, n=n)
     np.testing.assert_array_equal(y != 0, random_mask(n, p, key, np))
@@ -200,14 +200,30 @@ def test_softmax_and_its_way_back(launch, real, causal, B, H, T, S):
     for mask in [None, *masks(B, H, T, S)]:
         y, gx = unset(B, H, T, S, dtype=x.dtype), unset(B, H, T, S, dtype=x.dtype)
         strides = [0] * 3 if mask is None else np.broadcast_to(mask, x.shape).strides[:3]
-        launch(kernels, "softmax", (2,), (64,), x=x, mask=mask, y=y, scale=scale, causal=causal, heads=H, T=T, S=S,
-               rows=n, **dict(zip(["mask_batch", "mask_head", "mask_query"], strides, strict=True)))
+        launch(kernels, "softmax", (2,), (64,), x=x, mask=mask, y=y, scale=scale, nothing=0, causal=causal,
+               heads=H, T=T, S=S, rows=n, **dict(zip(["mask_batch", "mask_head", "mask_query"], strides, strict=True)))
         exact = attention_pattern(X, np.eye(S), mask=mask, causal=causal, scale=scale)
         close(y, exact, exact * (1 + np.abs(X).max()), S // 32 + 20)
         launch(kernels, "softmax_backward", (2,), (64,), y=y, g=g, gx=gx, scale=scale, S=S, rows=n)
         Y = y.astype(np.float64)
         exact = scale * Y * (G - (G * Y).sum(-1, keepdims=True))
         close(gx, exact, Y * (np.abs(G) + (np.abs(G) * Y).sum(-1, keepdims=True)), S // 32 + 12)
+
+
+@pytest.mark.parametrize("nothing", [0, np.nan])
+def test_softmax_in_its_own_place_and_of_a_row_that_vanishes(launch, nothing):
+    x, S = normal(3, 40), 40
+    x[1] = -np.inf
+    y, exact = x.copy(), ops.softmax(x[::2].astype(float))[0]
+    launch(module("softmax"), "softmax", (1,), (64,), x=y, mask=None, y=y, scale=1, nothing=nothing, causal=False,
+           mask_batch=0, mask_head=0, mask_query=0, heads=1, T=1, S=S, rows=3)
+    close(y[::2], exact, exact * 4, 20)
+    np.testing.assert_array_equal(y[1], nothing)
+    g = gx = normal(3, 40, seed=1)
+    other = unset(3, 40)
+    launch(module("softmax"), "softmax_backward", (1,), (64,), y=y, g=g.copy(), gx=other, scale=1, S=S, rows=3)
+    launch(module("softmax"), "softmax_backward", (1,), (64,), y=y, g=g, gx=gx, scale=1, S=S, rows=3)
+    np.testing.assert_array_equal(gx, other)
 
 
 @pytest.mark.parametrize("step", [1, 2, 1000, 100_000])
@@ -269,7 +285,7 @@ class Attention:
 
     @property
     def kernels(self):
-        return module("attention", HEAD=self.sizes[-1], DROP=min(round(self.p * 2**16), 2**16 - 1))
+        return module("attention", HEAD=self.sizes[-1], DROP=drop_below(self.p))
 
     def three(self):
         B, H, T, S, K = self.sizes

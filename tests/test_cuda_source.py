@@ -75,7 +75,7 @@ def test_arguments_come_in_order_and_with_the_kernels_types():
     softmax = source("softmax").kernels["softmax"]
     given = {p.name: np.ones(1, np.float32) if p.array else 1 for p in softmax.parameters}
     found = softmax.arguments(**given | {"mask": None, "causal": True})
-    assert found[1] is NO_ARRAY and found[4] == 1 and type(found[4]) is np.int32
+    assert found[1] is NO_ARRAY and found[5] == 1 and type(found[5]) is np.int32
 
 
 @pytest.mark.parametrize("changed, error, words", [

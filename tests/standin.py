@@ -5,8 +5,9 @@
             train_step()
         assert counter.value == 0, counter.where
 
-The numbers are NumPy's. The manners are those of CuPy 14.2, read off its source, so that code
-which would fail or crawl on a GPU fails here:
+The numbers are NumPy's; those of `RawModule`'s kernels come from the emulator (emulator/), which
+needs g++. The manners are those of CuPy 14.2, read off its source, so that code which would fail or
+crawl on a GPU fails here:
 
 - An array holds its memory out of reach. `np.asarray`, `isinstance(x, np.ndarray)` and the buffer
   protocol do not work on it, exactly as they do not on memory of a GPU. A subclass of
@@ -21,6 +22,8 @@ which would fail or crawl on a GPU fails here:
   lead to: iteration over one axis (a read of each number follows) and a list as an index (it is
   copied to the GPU at each call).
 - Reductions and single numbers are arrays of 0 dimensions, never NumPy scalars; x[0] is a view.
+- A kernel takes arrays of the device and NumPy scalars. CuPy passes a host array of one number by
+  value, for the kernel to take it as an address: that is refused too.
 - What CuPy lacks is missing: functions, methods, keywords like `where=` and `initial=`, most of
   `ufunc.at` and `ufunc.reduce`, `__index__`, `__array_namespace__`, most of Generator. `a @= b`
   makes a new array.
@@ -32,9 +35,11 @@ not imitated.
 
 from __future__ import annotations
 
+import collections
 import linecache
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +47,10 @@ from functools import cache, partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pytest
+from emulator import emu
+
+from tinygrad_tfm.kernels import cuda_source
 
 VERSION = "14.2.0"
 # Read off cupy-cuda13x 14.2.0: the public callables of NumPy 2.4.6 that it lacks.
@@ -123,6 +132,20 @@ def count_syncs() -> Iterator[Counter]:
         yield counter
     finally:
         _counters.remove(counter)
+
+
+_launches: list[collections.Counter] = []
+
+
+@contextmanager
+def count_launches() -> Iterator[collections.Counter]:
+    """How often each kernel is launched inside the block, by its name."""
+    counter: collections.Counter = collections.Counter()
+    _launches.append(counter)
+    try:
+        yield counter
+    finally:
+        _launches.remove(counter)
 
 
 # ---- across the border between host and device -------------------------------------------------
@@ -398,6 +421,26 @@ class Stream(Device):
         self.ptr = 0
 
 
+class RawModule:
+    """The kernels of a text, compiled for the CPU."""
+
+    def __init__(self, code, options=()):
+        if not emu.COMPILER:
+            pytest.skip("kernels run on the stand-in only with g++, on Linux")
+        [real] = re.findall("^#define REAL (.*)", code)
+        kernels = {kernel.name: kernel for kernel in cuda_source._kernels(code, real)}
+        self._module = emu.Module(cuda_source.Source(code, kernels))
+
+    def get_function(self, name):
+        function = self._module.get_function(name)
+
+        def launch(grid, block, arguments):
+            for counter in _launches:
+                counter[name] += 1
+            function(grid, block, host(tuple(arguments)))
+        return launch
+
+
 GB = 1 << 30
 runtime = SimpleNamespace(
     getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (GB, GB),
@@ -413,7 +456,7 @@ cupy = facade(
     "cupy", np, LACKS, __version__=VERSION, __path__=[], ndarray=ndarray, asarray=asarray,
     array=array, asanyarray=asarray, asnumpy=asnumpy, where=where, cuda=cuda,
     get_array_module=get_array_module, is_available=lambda: True,
-    get_default_memory_pool=lambda: pool, linalg=facade("cupy.linalg", np.linalg, LINALG_LACKS),
+    get_default_memory_pool=lambda: pool, RawModule=RawModule, linalg=facade("cupy.linalg", np.linalg, LINALG_LACKS),
     random=SimpleNamespace(default_rng=Generator, Generator=Generator))
 special = facade("cupyx.scipy.special", ModuleType("nothing"), erf=erf)
 scipy = facade("cupyx.scipy", ModuleType("nothing"), __path__=[], special=special)
@@ -422,7 +465,7 @@ cupyx = facade("cupyx", ModuleType("nothing"), __path__=[], scipy=scipy)
 
 @contextmanager
 def install(**extra) -> Iterator[ModuleType]:
-    """`import cupy` finds the stand-in inside the block; `extra` adds to it, as RawModule=...."""
+    """`import cupy` finds the stand-in inside the block; `extra` adds to it, as Event=...."""
     ours = {m.__name__: m for m in (cupy, cuda, cupy.linalg, cupyx, scipy, special)}
     theirs = {name: m for name, m in sys.modules.items() if name.split(".")[0] in ("cupy", "cupyx")}
     own = dict(vars(cupy))

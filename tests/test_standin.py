@@ -331,10 +331,11 @@ def test_install_puts_modules_in_and_takes_them_out(monkeypatch):
     real = type(sys)("cupy")
     monkeypatch.setitem(sys.modules, "cupy", real)
     monkeypatch.delitem(sys.modules, "cupyx", raising=False)
-    with standin.install(RawModule=int) as cupy:
+    with standin.install(RawModule=int, ElementwiseKernel=str) as cupy:
         import cupy as imported
         import cupyx.scipy.special
-        assert imported is cupy and cupy.RawModule is int and cupy.__version__ == "14.2.0"
+        assert imported is cupy and cupy.__version__ == "14.2.0"
+        assert cupy.RawModule is int and cupy.ElementwiseKernel is str
         assert cupyx.scipy.special.erf is standin.erf
     assert sys.modules["cupy"] is real and "cupyx" not in sys.modules
-    assert not hasattr(standin.cupy, "RawModule")
+    assert standin.cupy.RawModule is standin.RawModule and not hasattr(standin.cupy, "ElementwiseKernel")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backend import device_of
-from . import cpu
+from . import cpu, cuda
 
 PLAIN = tuple(__name__.replace("kernels", place) for place in ("ops", "optim"))
 Twins = dict[str, tuple[Callable, Callable[..., bool]]]              # by device: the twin, and which calls it is for
@@ -19,7 +19,8 @@ def twins_of(rule: Callable) -> Twins:
     """The faster twins of one of this package's own rules, by device; a rule of the same name elsewhere has none."""
     if not rule.__module__.startswith(PLAIN):
         return {}
-    return {device: table[rule.__name__] for device, table in (("cpu", cpu.TWINS),) if rule.__name__ in table}
+    tables = ("cpu", cpu.TWINS), ("cuda", cuda.TWINS)
+    return {device: table[rule.__name__] for device, table in tables if rule.__name__ in table}
 
 
 def choose(twins: Twins, arrays: Sequence[Any], settings: dict[str, Any]) -> Callable | None:

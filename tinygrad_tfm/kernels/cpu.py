@@ -45,10 +45,10 @@ def allocator_settings() -> dict[str, str]:
             if name.startswith(prefixes) or name == "GLIBC_TUNABLES" and "glibc.malloc" in value}
 
 
-def twin(fits: Callable[..., bool]) -> Callable[[Callable], Callable]:
+def twin(fits: Callable[..., bool], table: dict = TWINS) -> Callable[[Callable], Callable]:
     """Enter a function as the twin of the rule of its name, for the calls that `fits` accepts."""
     def enter(function: Callable) -> Callable:
-        TWINS[function.__name__] = function, fits
+        table[function.__name__] = function, fits
         return function
     return enter
 

@@ -8,6 +8,9 @@ import sys
 import numpy as np
 import pytest
 import standin
+from emulator import emu
+
+from tinygrad_tfm.kernels.cuda_source import source
 
 HOST = np.ones((2, 3), np.float32)
 HOST_0D = np.ones((), np.float32)
@@ -325,6 +328,27 @@ def test_cuda(cp, x):
         Device(1)
     assert x.device.id == 0 and x[1].data.ptr - x.data.ptr == 12
     assert cp.get_array_module(1, x) is cp and cp.get_array_module(HOST) is np
+
+
+@pytest.mark.skipif(not emu.COMPILER, reason="kernels run on the CPU only with g++, on Linux")
+def test_kernels_run_on_the_device_alone_and_are_counted(cp, x):
+    kernel, y, n = cp.RawModule(code=source("gelu").text).get_function("gelu"), cp.empty(6, np.float32), np.int32(6)
+    with standin.count_launches() as launches, standin.count_syncs() as counter:
+        kernel((1,), (32,), (x, y, n))
+        kernel((2,), (32,), (x, y, n))
+    assert launches == {"gelu": 2} and launches.total() == 2 and counter.value == 0
+    np.testing.assert_allclose(y.get()[:2], [0, 0.8413447], rtol=1e-6)
+    for wrong in (HOST, HOST_0D):
+        with pytest.raises(TypeError, match="host array"):
+            kernel((1,), (32,), (wrong, y, n))
+    with pytest.raises(AssertionError, match="CuPy would not pass 6 as meant"):
+        kernel((1,), (32,), (x, y, 6))
+
+
+def test_without_a_compiler_a_kernel_skips_the_test_that_asks_for_it(cp, monkeypatch):
+    monkeypatch.setattr(emu, "COMPILER", None)
+    with pytest.raises(pytest.skip.Exception, match="only with g\\+\\+, on Linux"):
+        cp.RawModule(code=source("gelu").text)
 
 
 def test_install_puts_modules_in_and_takes_them_out(monkeypatch):

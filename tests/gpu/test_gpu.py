@@ -45,10 +45,12 @@ def test_training_in_double_precision_gives_the_hosts_losses(shape):
     checks.training_gives_the_hosts_losses(shape, dtype=np.float64, rel=1e-9)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("optimizer", checks.OPTIMIZERS)
-def test_training_gives_the_hosts_losses(optimizer):
+def test_training_gives_the_hosts_losses(optimizer, fused):
     """In single precision: additions are made in another order, and eight steps carry the difference on."""
-    checks.training_gives_the_hosts_losses("dropout", optimizer, rel=1e-3)
+    with tg.fused(fused):
+        checks.training_gives_the_hosts_losses("dropout", optimizer, rel=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", checks.OPTIMIZERS)

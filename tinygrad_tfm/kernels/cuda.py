@@ -154,15 +154,16 @@ def dropped(x, p, key):
 
 def _classes(logits: Any, *, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0) -> bool:
     return (float32(logits) and not label_smoothing and device_of(targets) == "cuda" and targets.dtype.kind in "iu"
-            and targets.shape == logits.shape[:-1] and logits.size > 0 and -2**31 <= ignore_index < 2**31)
+            and logits.ndim > 0 and logits.size > 0 and targets.shape == logits.shape[:-1]
+            and -2**31 <= ignore_index < 2**31)
 
 
 @twin(fits=_classes)
 def cross_entropy(logits, *, targets, ignore_index=-100, label_smoothing=0.0):
-    """Forward leaves the gradient, (softmax − onehot)/n, and nothing else. How many targets count is known to the GPU
-    alone. A target that is none of the classes makes the loss NaN: to look would mean to wait."""
+    """Forward leaves the gradient, (softmax − onehot)/n, and nothing else. How many targets count, n, only the GPU
+    knows. A target that is none of the classes makes the loss NaN: to look would mean to wait."""
     logits, xp, vocab = whole(logits), namespace(logits), logits.shape[-1]
-    counted = xp.maximum((targets != ignore_index).sum(dtype=logits.dtype), 1)
+    counted = (targets != ignore_index).sum(dtype=logits.dtype)
     slope, losses = xp.empty_like(logits), xp.empty(targets.size, logits.dtype)
     launch(compiled("cross_entropy")["cross_entropy"], grid(32 * targets.size), logits=logits,
            targets=whole(targets.astype(np.int32)), counted=counted, g=slope, loss=losses, rows=targets.size,
@@ -183,14 +184,14 @@ def softmax(x, *, axis=-1):
     return y, lambda g: softmax_backward(y, g, namespace(y).empty_like(y))
 
 
-def softmax_of_scores(x, y, scale=1.0, mask=None, causal=False, nothing=0.0):
-    """y = softmax(scale·x) over the last axis of (…, T, S), at most four axes, where it may be seen."""
+def softmax_of_scores(x, y, mask=None, causal=False, nothing=0.0):
+    """y = softmax(x) over the last axis of (…, T, S), at most four axes, where x may be seen; y may be x itself."""
     batch, heads, T, S = (1, 1, 1, *x.shape)[-4:]
     strides = (0, 0, 0)
     if mask is not None:                                           # keys side by side; other axes it may lack
         mask = whole(namespace(x).broadcast_to(mask, (*mask.shape[:-1], S)))
         strides = namespace(x).broadcast_to(mask, (batch, heads, T, S)).strides
-    launch(compiled("softmax")["softmax"], grid(32 * batch * heads * T), x=x, mask=mask, y=y, scale=scale,
+    launch(compiled("softmax")["softmax"], grid(32 * batch * heads * T), x=x, mask=mask, y=y, scale=1,
            nothing=nothing, causal=causal, mask_batch=strides[0], mask_head=strides[1], mask_query=strides[2],
            heads=heads, T=T, S=S, rows=batch * heads * T)
 
@@ -217,12 +218,12 @@ def _one_shape(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False
 
 @twin(fits=_one_shape)
 def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
-    """Two products with one kernel between them, or two with dropout. The weights take the place of the scores, and
-    their gradients that of g·vᵀ; no mask of what is seen or dropped is ever stored."""
+    """Two products, and between them one kernel, or two with dropout. The weights take the place of the scores, and
+    the scores' gradient that of g·vᵀ; no mask of what is seen or dropped is ever stored."""
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     drop = partial(dropped, p=p, key=key) if p else whole
-    pattern = whole(q @ k.swapaxes(-1, -2))                        # (B, H, T, S)
-    softmax_of_scores(pattern, pattern, scale, mask, causal)
+    pattern = whole((q * scale) @ k.swapaxes(-1, -2))              # (B, H, T, S)
+    softmax_of_scores(pattern, pattern, mask, causal)
 
     def back(g):
         h = drop(g @ v.swapaxes(-1, -2))

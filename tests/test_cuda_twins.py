@@ -329,10 +329,20 @@ def test_a_host_array_has_no_twin_here(launched):
     ("cross_entropy", (there,), {"targets": np.zeros(3, int)})])
 def test_arrays_of_two_devices_are_named_by_the_plain_rules(name, inputs, settings, launched, cupy):
     arrays = {"layer_norm": (normal(3, 24), GAIN, BIAS), "attention": heads(4, 4), "cross_entropy": (normal(3, 4),)}
+    given = [f(a) for f, a in zip(inputs, arrays[name], strict=True)]
+    assert not PAIRS[name][2](*given, **settings)
     with pytest.raises(TypeError) as caught:
-        lift(PAIRS[name][0])(*(f(a) for f, a in zip(inputs, arrays[name], strict=True)), **settings)
+        lift(PAIRS[name][0])(*given, **settings)
     said = str(caught.value)
     assert said.startswith(f"{name}:") and "on cuda" in said and "on cpu" in said
+    assert not launched
+
+
+def test_a_mask_that_does_not_fit_is_the_plain_rules_error(launched):
+    with pytest.raises(ValueError, match="^attention: "):
+        F.attention(*map(there, heads(4, 4)), mask=there(seen(3, 4)))
+    with pytest.raises(TypeError, match="a mask is boolean"):
+        F.attention(*map(there, heads(4, 4)), mask=there(np.ones((4, 4), np.int32)))
     assert not launched
 
 

@@ -3,6 +3,7 @@
 A twin has the name, the signature and the return of the plain rule in `ops/`, which stays the specification; a test
 walks over all pairs and compares values and gradients. Beside each twin stands a function that looks at the arrays
 and settings of a call and says whether the twin is for it; if not, the plain rule serves.
+Read next: `cpu.py`, then `cuda.py`.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
-"""Twins for a GPU, in float32: a kernel where the plain rule makes many, and arrays that never go to memory.
+"""Twins for a GPU, in float32: the same numbers in one trip to memory, where plain rules make a kernel of each step.
 
-The kernels themselves are in `cuda/`, their texts and signatures in `cuda_source.py`. Here they are compiled, when one
-is first asked for, and launched on CuPy's current stream. Nothing here makes the host wait for the GPU: what it does
-not know when it launches (which targets count, the factor of clipping) a kernel reads from the GPU's memory. One
-process drives one GPU. Read first: `cpu.py`, the same game with other rules.
+The kernels are in `cuda/`, what reads their text and signatures in `cuda_source.py`. Here they are compiled, each when
+it is first asked for, and launched on CuPy's current stream. Nothing makes the host wait: what it does not know when it
+launches (how many targets count, the factor of clipping) a kernel reads from the GPU's memory. One process drives one
+GPU. Products stay with CuPy. Read first: `cpu.py`, the same game by other rules, and `cuda/gelu.cu`.
 """
 
 import math
@@ -51,8 +51,8 @@ def launch(kernel, blocks, /, **arguments):
 
 
 def grid(threads, most=8):
-    """How many blocks for so many threads: `most` on a multiprocessor, which keep it busy, and no more. Kernels deal
-    their work out among the threads there are, so every number is right."""
+    """How many blocks of 256 for so many threads: no more than `most` on a multiprocessor, which keep it busy. Kernels
+    deal their work out among the threads there are, so every number is right."""
     return max(1, min(-(-threads // 256), most * multiprocessors()))
 
 
@@ -115,9 +115,9 @@ def _narrow(x: Any, gain: Any = None, bias: Any = None, **settings: Any) -> bool
 @twin(fits=_narrow)
 def layer_norm(x, gain, bias=None, *, eps=1e-5):
     """A row in the registers of a warp; kept are x, and two numbers a row."""
-    x, gain, bias = whole(x), whole(gain), bias if bias is None else whole(bias)
-    xp, D = namespace(x), x.shape[-1]
-    kernels, rows = compiled("layer_norm", WIDTH=D), x.size // D
+    x, gain, bias = whole(x), whole(gain), None if bias is None else whole(bias)
+    xp, D, rows = namespace(x), x.shape[-1], x.size // x.shape[-1]
+    kernels = compiled("layer_norm", WIDTH=D)
     y, mean, rstd = xp.empty_like(x), xp.empty(rows, x.dtype), xp.empty(rows, x.dtype)
     launch(kernels["layer_norm"], grid(32 * rows), x=x, delta=None, gain=gain, bias=bias, sum=None, y=y, mean=mean,
            rstd=rstd, eps=eps, rows=rows)
@@ -242,4 +242,4 @@ def adamw(p, g, mean, square, *, scale, lr, betas, eps, decay, step):
     """One visit. Rate, step and factor are read from the GPU's memory, where clipping left the factor."""
     launch(compiled("adamw")["adamw"], grid(p.size), w=p, g=whole(g), mean=mean, square=square, copy=None,
            lr=number(lr, np.float32), step=number(step, np.int32), factor=number(scale, np.float32), beta1=betas[0],
-           beta2=betas[1], eps=eps, decay=decay, decayed=p.size if decay else 0, n=p.size)
+           beta2=betas[1], eps=eps, decay=decay, decayed=p.size, n=p.size)

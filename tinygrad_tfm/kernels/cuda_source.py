@@ -58,7 +58,7 @@ class Parameter(NamedTuple):
             return NO_ARRAY
         if not hasattr(value, "dtype") or not hasattr(value, "strides"):
             raise TypeError(f"{self.name} is an array of {self.dtype}, not {value!r}")
-        if str(value.dtype) != self.dtype:
+        if value.dtype != self.dtype:
             raise TypeError(f"{self.name} holds {self.dtype}, this {value.dtype}: .astype('{self.dtype}') makes one")
         if not (value.flags.c_contiguous or in_rows(value, stride)):
             raise ValueError(f"{self.name} does not lie in one piece (shape {value.shape}, strides {value.strides}); a "

@@ -60,7 +60,8 @@ WIDE, FEW, SIX = (normal(3, 1024), normal(1024, seed=1), normal(1024, seed=2)), 
 FITS = {                                               # calls for the twins, beside those that the CPU's twins take
     "gelu": [],
     "layer_norm": [(tuple(a[..., :D] for a in WIDE), {}) for D in (2, 70, 128, 1024)],
-    "dropout": [(FEW, {"p": p, "key": key}) for p, key in [(1 - 1e-9, 3), (0.5, -1), (0.5, 2**70 + 3)]],
+    "dropout": [((normal(*shape),), {"p": 0.3, "key": 5 << 40}) for shape in [(), (1,), (2, 3), (0, 3), (65_537,)]]
+        + [(FEW, {"p": p, "key": key}) for p, key in [(1 - 1e-9, 3), (1e-6, KEY), (0.5, -1), (0.5, 2**70 + 3)]],
     "cross_entropy": [(SIX, {"targets": np.array([3, -100, 12, 0, -100, 5])}),
                       (SIX, {"targets": np.array([3, 4, 12, 0, 3, 5], np.uint16), "ignore_index": 3}),
                       (SIX, {"targets": np.full(6, -100)}), ((normal(300, 70),), {"targets": ids((300,))})],

@@ -14,7 +14,7 @@ import standin
 import test_twins
 from cases import some
 from emulator import emu
-from test_twins import ADAMW, BIAS, GAIN, heads, ids, normal
+from test_twins import ADAMW, BIAS, GAIN, calls, heads, ids, normal, pairs_of
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import functional as F, kernels, ops, optim
@@ -94,13 +94,8 @@ REFUSED = {                                            # and calls that are for 
                   (tuple(a[0] for a in heads(4, 4)), {"mask": seen(2, 2, 4, 4)})],
     "adamw": [((some(3, 4),) * 4, ADAMW | {"step": 1}), ((normal(3, 4).T,) * 4, ADAMW | {"step": 1})],
 }
-PAIRS = {name: (getattr(ops, name, None) or getattr(optim, name), *pair) for name, pair in cuda.TWINS.items()}
+PAIRS = pairs_of(cuda.TWINS)
 RULES = [name for name in PAIRS if hasattr(ops, name)]
-
-
-def calls(table, names=tuple(PAIRS)):
-    return pytest.mark.parametrize("name, inputs, settings", [
-        pytest.param(name, *call, id=f"{name}-{i}") for name in names for i, call in enumerate(table[name])])
 
 
 def test_every_twin_has_calls_to_compare():

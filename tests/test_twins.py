@@ -87,13 +87,21 @@ REFUSED = {                                            # and calls that are not
            for part in [slice(1), 0, (slice(None), slice(1)), (0, 0)]],
     "adamw": [((some(3, 4),) * 4, ADAMW | {"step": 1}), ((normal(3, 4).T,) * 4, ADAMW | {"step": 1})],
 }
-PAIRS = {name: (getattr(ops, name, None) or getattr(optim, name), *pair) for name, pair in cpu.TWINS.items()}
+
+
+def pairs_of(twins):
+    """By name: the plain rule, the twin, and which calls the twin is for."""
+    return {name: (getattr(ops, name, None) or getattr(optim, name), *pair) for name, pair in twins.items()}
+
+
+PAIRS = pairs_of(cpu.TWINS)
 RULES = [name for name in PAIRS if hasattr(ops, name)]
 
 
-def calls(table, names=tuple(PAIRS)):
+def calls(table, names=None):
+    """A test for every call in such a table of the twins of these names, or of all."""
     return pytest.mark.parametrize("name, inputs, settings", [
-        pytest.param(name, *call, id=f"{name}-{i}") for name in names for i, call in enumerate(table[name])])
+        pytest.param(name, *call, id=f"{name}-{i}") for name in names or table for i, call in enumerate(table[name])])
 
 
 def test_every_twin_has_calls_to_compare():

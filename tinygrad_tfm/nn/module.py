@@ -119,6 +119,7 @@ def walk(root: Any) -> Iterator[tuple[str, Any]]:
     seen = set()
 
     def visit(x: Any, name: str) -> Iterator[tuple[str, Any]]:
+        # Tuples of types below, since A | B would be made anew at each of hundreds of visits.
         if isinstance(x, (set, frozenset)) and any(isinstance(child, (Tensor, Module)) for child in x):
             raise TypeError(f"{name} is a set, which has no order: put tensors and modules into a list or a dict")
         if id(x) in seen or not isinstance(x, (Tensor, Module, list, tuple, dict)):

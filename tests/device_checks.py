@@ -173,8 +173,8 @@ class Training:
     Making one starts the random numbers afresh.
     """
 
-    def __init__(self, device, optimizer="adamw", dtype=None, total=8, **shape):
-        self.model, self.total, self.count = decoder(device, dtype, **shape), total, 0
+    def __init__(self, device, optimizer="adamw", dtype=None, total=8, batch=8, **shape):
+        self.model, self.total, self.count, self.batch = decoder(device, dtype, **shape), total, 0, batch
         self.ids = to_device(TOKENIZER.encode(TEXT), device)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
         self.peak = self.optimizer.lr
@@ -182,7 +182,7 @@ class Training:
     def step(self):
         """The loss before the step and the norm of its gradient, on the device, unread."""
         self.optimizer.lr = optim.warmup_cosine(self.count, self.peak, 0.1 * self.peak, 3, self.total)
-        x, y = random_batch(self.ids, 8, TINY["context"], rng())
+        x, y = random_batch(self.ids, self.batch, self.model.config.context, rng())
         loss = self.model.loss(x, y)
         loss.backward()
         norm = optim.global_norm(self.model.parameters())

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import functional, models, nn, random, tensor
+from .kernels.precision import precision
 from .random import manual_seed
 from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
 

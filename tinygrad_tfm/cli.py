@@ -20,14 +20,15 @@ from . import __version__, bench, checkpoint, doctor
 from .errors import nonnegative, positive
 from .generate import Sampling, generate_text
 from .gpu import resolve_device
+from .kernels.precision import PRECISIONS
 from .models.decoder import DecoderConfig
 from .runs import Run
 from .text import CORPORA, CharTokenizer, any_corpus, corpus, split, text_file
 from .train import PRESETS, Diverged, TrainConfig, new_decoder, train
 
 SHAPE = ("context", "layers", "heads", "width", "dropout")          # options that a preset fills if they are not given
-SETTINGS = ("steps", "batch", "lr", "seed", "workers")
-MAY_CHANGE = ("steps", "workers", "device")                         # when a run is resumed
+SETTINGS = ("steps", "batch", "lr", "seed", "workers", "precision")
+MAY_CHANGE = ("steps", "workers", "device", "precision")            # when a run is resumed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,6 +217,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was saved")
     t.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop there, as Ctrl-C would")
     t.add_argument("--device", help="cpu, cuda or auto (cpu)")
+    t.add_argument("--precision", choices=PRECISIONS, help="of products on a GPU (the preset's)")
     for name, kind, about in (("steps", int, "training steps"), ("batch", int, "windows per step"),
                               ("context", int, "characters the model sees at once"), ("layers", int, "blocks"),
                               ("heads", int, "attention heads per block"), ("width", int, "numbers per position"),

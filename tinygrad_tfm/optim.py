@@ -131,11 +131,20 @@ class Adam(AdamW):
 
 def global_norm(parameters: Iterable[Tensor]) -> Array:
     """√Σ g² over all gradients together, as a 0-d array: reading it on a GPU is left to the caller."""
-    flat = [p.grad.reshape(-1) for p in parameters if p.grad is not None]
-    squares = [g @ g for g in flat]
-    if not squares:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
         raise ValueError("no parameter has a gradient: call backward() first")
+    twin = kernels.choose(NORM, grads, {}) if _fused.get() else None
+    return (twin or norm)(*grads)
+
+
+def norm(*grads: Array) -> Array:
+    """√Σ g² over all numbers of these arrays, as a 0-d array."""
+    squares = [g @ g for g in (g.reshape(-1) for g in grads)]
     return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
+
+
+NORM = kernels.twins_of(norm)
 
 
 def clip_factor(norm: Array, limit: float) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from .backend import Array
 
 _stream: ContextVar[np.random.Generator | None] = ContextVar("stream", default=None)
+_keys: ContextVar[Iterator | None] = ContextVar("keys", default=None)
 
 
 @cache
@@ -43,29 +44,49 @@ def random_stream(generator: np.random.Generator) -> Iterator[None]:
         _stream.reset(token)
 
 
-def new_key() -> int:
-    """63 random bits from which `random_bits` and `random_mask` unfold a whole array."""
+def new_key() -> Any:
+    """63 random bits from which `random_bits` and `random_mask` unfold a whole array: an int, or what `keys_from` gives
+    in its place."""
+    keys = _keys.get()
+    return draw_key() if keys is None else next(keys)
+
+
+def draw_key() -> int:
+    """63 bits of the generator in force."""
     return int(rng().integers(1 << 63))
 
 
-def random_bits(count: int, key: int, xp: Any) -> Array:
+@contextmanager
+def keys_from(keys: Iterator) -> Iterator[None]:
+    """Inside the block keys are not drawn but taken from here. They may be arrays of one number on a GPU: a step that
+    was recorded is replayed with the keys that lie there by then."""
+    token = _keys.set(keys)
+    try:
+        yield
+    finally:
+        _keys.reset(token)
+
+
+def random_bits(count: int, key: Any, xp: Any) -> Array:
     """`count` random 32-bit numbers that depend on nothing but their position and the key.
 
     A counter scrambled by two rounds of multiply and shift (the finaliser of MurmurHash3, with the constants of
     Wellons, "Prospecting for Hash Functions", 2018), half of the key before each round. There is no state to
     save: a mask can be drawn again instead of kept, and NumPy and CuPy draw the same one.
     """
+    low, high = (np.uint32(half) if isinstance(half, int) else half.astype(np.uint32)
+                 for half in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))
     bits = xp.arange(count, dtype=np.uint32)
-    bits += np.uint32(key & 0xFFFFFFFF)
-    for multiplier, half in ((0x7FEB352D, key >> 32 & 0xFFFFFFFF), (0x846CA68B, 0)):
+    bits += low
+    for multiplier, half in ((0x7FEB352D, high), (0x846CA68B, np.uint32(0))):
         bits ^= bits >> np.uint32(16)
         bits *= np.uint32(multiplier)
         bits ^= bits >> np.uint32(15)
-        bits += np.uint32(half)
+        bits += half
     return bits
 
 
-def random_mask(count: int, p: float, key: int, xp: Any) -> Array:
+def random_mask(count: int, p: float, key: Any, xp: Any) -> Array:
     """`count` booleans, each True with probability 1 − p (to 16 bits): one hash decides about two of them.
 
     They depend on the key and on their position alone.

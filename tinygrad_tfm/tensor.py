@@ -122,7 +122,8 @@ def lift(rule: Callable) -> Callable[..., Tensor]:
             if settings:
                 settings = {k: namespace(*arrays).asarray(v) if isinstance(v, list) else bare(v)
                             for k, v in settings.items()}
-            text = (kernels.choose(twins, arrays, settings) or rule) if twins and _fused.get() else rule
+            text = (kernels.text_for(rule, twins, arrays, settings)
+                    if (twins or kernels.current() == "bf16") and _fused.get() else rule)
             if _watchers.get():
                 value, back = run(rule.__name__, lambda: forward(text, arrays, settings, parents))
             else:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .backend import Array, device_of, to_device
+from .backend import Array, device_of, namespace, to_device
 from .files import write_whole
 
 
@@ -84,8 +84,17 @@ def random_batch(ids: Array, batch: int, context: int, rng: np.random.Generator)
 
     The places are drawn on the host and copied to where the text lies, so that a GPU is not waited for.
     """
-    starts = rng.integers(0, len(ids) - context, batch)
-    rows = ids[to_device(starts[:, None] + np.arange(context + 1), device_of(ids))]
+    return windows_at(ids, to_device(random_starts(ids, batch, context, rng), device_of(ids)), context)
+
+
+def random_starts(ids: Array, batch: int, context: int, rng: np.random.Generator) -> np.ndarray:
+    """Where `random_batch` begins its windows.     (B,)"""
+    return rng.integers(0, len(ids) - context, batch)
+
+
+def windows_at(ids: Array, starts: Array, context: int) -> tuple[Array, Array]:
+    """The windows that begin at these places, which lie where the text lies.     (T,), (B,) → two (B, T)"""
+    rows = ids[starts[:, None] + namespace(starts).arange(context + 1)]
     return rows[:, :-1], rows[:, 1:]
 
 

@@ -1,7 +1,7 @@
 """Training a decoder: the loop, which can be read aloud, and the settings that are known to work.
 
-What a run leaves on disk is in `runs.py`, batches and baselines in `text.py`, one step on several cores in
-`parallel.py`. Read next: `generate.py`.
+What a run leaves on disk is in `runs.py`, batches and baselines in `text.py`, a step in `steps.py`, what several cores
+share of it in `parallel.py`. Read next: `generate.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from . import checkpoint
 from .backend import Array, to_device
 from .errors import fraction, nonnegative, positive
 from .generate import Sampling, evaluating, generate_text
+from .kernels.precision import known, precision
 from .models.decoder import Decoder, DecoderConfig
-from .optim import AdamW, clip_factor, global_norm, warmup_cosine
+from .optim import AdamW, warmup_cosine
 from .parallel import DataParallel, suggested_workers, synchronize
-from .random import manual_seed, random_stream, rng
+from .random import manual_seed, random_stream
 from .runs import Run
+from .steps import Recorded, Steps
 from .text import CharTokenizer, Corpus, baselines, random_batch, split, windows
 from .watch import NaNFound, find_nan
 
@@ -40,7 +42,8 @@ class TrainConfig:
     steps, batch B (windows of the model's context), lr (peak) falling to lr_floor over the steps on a cosine after
     `warmup` steps, AdamW's beta2 and decay, clip (limit of the gradient's norm), eval_every (steps between
     evaluations, saves and samples), eval_windows (how much of the validation text an evaluation looks at; the last
-    one looks at all of it), seed, device ("cpu", "cuda"), workers (sharing the batch; None: as the machine suggests).
+    one looks at all of it), seed, device ("cpu", "cuda"), workers (sharing the batch; None: as the machine suggests),
+    precision (of products on a GPU: "float32", "tf32", "bf16").
     """
 
     steps: int = 2000
@@ -56,6 +59,7 @@ class TrainConfig:
     seed: int = 1337
     device: str = "cpu"
     workers: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         positive("training", steps=self.steps, batch=self.batch, eval_every=self.eval_every,
@@ -67,6 +71,9 @@ class TrainConfig:
             raise ValueError(f"the learning rate falls from lr to lr_floor, not from {self.lr!r} to {self.lr_floor!r}")
         if not self.clip > 0:
             raise ValueError(f"clip must be positive, not {self.clip!r}")
+        if known(self.precision) != "float32" and self.device == "cpu":
+            raise ValueError(f"precision {self.precision!r} is for a GPU, a CPU computes in float32: give "
+                             "--device cuda, or --precision float32")
 
 
 # Shapes lack only the vocabulary, which is the text's.
@@ -76,7 +83,7 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nanogpt-cpu": (dict(context=64, layers=4, heads=4, width=128),
                     dict(steps=2000, batch=12)),
     "nanogpt-gpu": (dict(context=256, layers=6, heads=6, width=384, dropout=0.2),
-                    dict(steps=5000, batch=64)),
+                    dict(steps=5000, batch=64, eval_every=500, precision="bf16")),
 }
 
 
@@ -132,9 +139,12 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
         run.log("baseline", **base)
     log_every = 1 if c.device == "cpu" else 50                     # reading a loss makes a GPU wait
 
-    with DataParallel(model, workers) as parallel, interruptible() as interrupted:
+    with DataParallel(model, workers) as parallel, interruptible() as interrupted, precision(c.precision):
+        steps = (partial(Recorded, say=say) if c.device == "cuda" else Steps)(
+            parallel, optimizer, train_ids, batch=c.batch, clip=c.clip,
+            rate=lambda step: warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps))
         say(f"{tokenizer.size} characters, {len(train_ids):,} to train on, {len(val_ids):,} to validate; "
-            f"{model.size():,} parameters; {c.device}, {workers} worker{'s' * (workers > 1)}")
+            f"{model.size():,} parameters; {c.device}, {c.precision}, {workers} worker{'s' * (workers > 1)}")
         say(f"to compare: uniform {base['uniform']:.3f}, unigram {base['unigram']:.3f}, bigram {base['bigram']:.3f} "
             "nats a character")
         say(f"estimated time: {spoken(estimate(parallel, train_ids, c, last - start))}")
@@ -166,18 +176,12 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             apart += time.perf_counter() - began
             return val_loss
 
-        while step < last and not interrupted():
-            x, y = random_batch(train_ids, c.batch, context, rng())
-            dice = rng().bit_generator.state
-            optimizer.lr = warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps)
-            loss = parallel.backward(x, y)
-            norm = global_norm(optimizer.parameters)
+        while step < last and (steps.ahead or not interrupted()):
+            loss, norm = steps.gradients(step, min(last - step, c.eval_every - step % c.eval_every))
             if step % log_every == 0 and not math.isfinite(float(loss) + float(norm)):
-                rng().bit_generator.state = dice                   # the same dropout once more
-                raise Diverged(diagnosis(partial(parallel.backward, x, y), step, run))
-            optimizer.step(clip_factor(norm, c.clip))
-            optimizer.zero_grad()
-            step, seen = step + 1, seen + x.size
+                raise Diverged(diagnosis(steps.again, step, run))
+            steps.update()
+            step, seen = step + 1, seen + c.batch * context
             bar.update()
 
             if step % log_every == 0 or step == last:

@@ -58,7 +58,7 @@ class NaNFinder:
     def __call__(self, name: str, step: Callable[[], Any]) -> Any:
         result = step()
         for array in arrays_in(result):
-            if array.dtype.kind == "f" and not namespace(array).isfinite(array).all():
+            if array.dtype.kind in "fV" and not namespace(array).isfinite(array).all():
                 what = "NaN" if namespace(array).isnan(array).any() else "infinity"
                 where = place_of(scope.get())
                 doing = f"the gradient of {name[:-1]}" if name.endswith("'") else name

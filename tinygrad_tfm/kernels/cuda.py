@@ -1,22 +1,24 @@
-"""Twins for a GPU, in float32: the same numbers in one trip to memory, where plain rules make a kernel of each step.
+"""Twins for a GPU: the same numbers in one trip to memory, where plain rules make a kernel of each step.
 
 The kernels are in `cuda/`, what reads their text and signatures in `cuda_source.py`. Here they are compiled, each when
 it is first asked for, and launched on CuPy's current stream. Nothing makes the host wait: what it does not know when it
 launches (how many targets count, the factor of clipping) a kernel reads from the GPU's memory. One process drives one
-GPU. Products stay with CuPy. Read first: `cpu.py`, the same game by other rules, and `cuda/gelu.cu`.
+GPU. Products are cuBLASLt's (`cublaslt.py`), how exact they are says `precision.py`; attention is in
+`cuda_attention.py`. Read first: `cpu.py`, the same game by other rules, and `cuda/gelu.cu`.
 """
 
-import math
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from ..backend import device_of, namespace
 from ..random import drop_below
-from . import cpu
-from .cuda_source import Kernel, source
+from . import cpu, precision
+from .cublaslt import product
+from .cuda_source import STORED, Kernel, source
 
 LARGEST = 1 << 30                   # numbers in an array: kernels count in 32 bits, and up to a grid beyond the end
 TWINS: dict[str, tuple[Callable, Callable[..., bool]]] = {}       # by rule: the twin, and which calls it is for
@@ -38,7 +40,7 @@ def compiled(name: str, real: str = "float32", **constants: int) -> dict[str, tu
 
 
 def launch(kernel, blocks, /, **arguments):
-    """Run a kernel of `compiled` in that many blocks. The host goes on at once.
+    """Run a kernel of `compiled` in that many blocks, a number or a pair of them. The host goes on at once.
 
     Raises TypeError or ValueError that names kernel and parameter where a GPU would compute on without a word.
     """
@@ -47,7 +49,7 @@ def launch(kernel, blocks, /, **arguments):
         if isinstance(value, np.ndarray):                          # of one number, CuPy would pass that as the address
             raise TypeError(f"{declared.name}: {name} is in the host's memory, where a kernel cannot read: "
                             "cupy.asarray makes a copy on the GPU")
-    function((blocks,), (declared.threads,), declared.arguments(**arguments))
+    function(blocks if isinstance(blocks, tuple) else (blocks,), (declared.threads,), declared.arguments(**arguments))
 
 
 def grid(threads, most=8):
@@ -85,18 +87,105 @@ def _written(value, dtype):
     return cupy.full((), dtype(value), dtype)
 
 
-# ---- the twins ------------------------------------------------------------------------------------------------------
+def seed(key):
+    """The key of dropout as kernels read it."""
+    return number(key % 2**64 if isinstance(key, int) else key, np.uint64)
+
+
+def is_key(key: Any) -> bool:
+    """Whether dropout can unfold a mask from it: a number, or one in the GPU's memory, which a recorded step reads."""
+    return isinstance(key, int) or device_of(key) == "cuda"
+
+
+# ---- how numbers are stored -----------------------------------------------------------------------------------------
+
+@cache
+def bfloat16() -> np.dtype:
+    """The dtype, which NumPy knows only from ml_dtypes. CuPy has it from there too."""
+    import ml_dtypes
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def is_bf16(x: Any) -> bool:
+    """Whether an array is stored so; numbers are not."""
+    return getattr(x, "dtype", None) is not None and x.dtype.name == "bfloat16"
+
 
 def float32(x: Any, *others: Any, **settings: Any) -> bool:
     """In double precision the plain rules serve, and for what lies elsewhere they have the right words."""
     return device_of(x) == "cuda" and x.dtype == np.float32 and x.size <= LARGEST
 
 
-@twin(fits=float32)
+def stored(x: Any, *others: Any, **settings: Any) -> bool:
+    """What flows between layers may be bf16 as well: its twins read and write either."""
+    return device_of(x) == "cuda" and x.dtype.name in STORED and x.size <= LARGEST
+
+
+# ---- products -------------------------------------------------------------------------------------------------------
+
+def _matrices(a: Any, b: Any) -> bool:
+    return (stored(a) and stored(b) and a.ndim > 1 and b.ndim > 1 and b.shape[:-2] in ((), a.shape[:-2])
+            and a.shape[-1] == b.shape[-2] and a.size > 0 and b.size > 0)
+
+
+@twin(fits=_matrices)
+def matmul(a, b):
+    """In bf16 factors are rounded when they are not so already, and sums when they are stored. A weight's gradient is
+    stored as the weight is: in float32."""
+    shape, of_a, of_b = a.shape, a.dtype, b.dtype
+    a = a.reshape(-1, shape[-1]) if b.ndim == 2 else a
+    if precision.current() == "bf16" or is_bf16(a) or is_bf16(b):
+        a, b = (x.astype(bfloat16(), copy=False) for x in (a, b))
+    multiply = partial(product, tf32=precision.current() == "tf32")
+    y = multiply(a, b)
+    flat, whole_shape = y.shape, (*shape[:-1], b.shape[-1])
+    return y.reshape(whole_shape), (
+        lambda g: multiply(g.reshape(flat), b.swapaxes(-1, -2), dtype=of_a).reshape(shape),
+        lambda g: multiply(a.swapaxes(-1, -2), g.reshape(flat), dtype=of_b))
+
+
+def _one_in_bf16(a: Any, b: Any) -> bool:
+    return (stored(a) and stored(b) and (is_bf16(a) or is_bf16(b))
+            and (a.shape[max(0, a.ndim - b.ndim):] == b.shape or b.shape[max(0, b.ndim - a.ndim):] == a.shape))
+
+
+@twin(fits=_one_in_bf16)
+def add(a, b):
+    """In bf16 if one of the two is: what flows between layers stays so when a bias or a position comes to it. Gradients
+    of those are summed in float32."""
+    def back_to(shape):
+        return lambda g: g if g.shape == shape else g.reshape(-1, *shape).sum(axis=0, dtype=np.float32)
+    return (a.astype(bfloat16(), copy=False) + b.astype(bfloat16(), copy=False)), (back_to(a.shape), back_to(b.shape))
+
+
+def _small_table(weight: Any, *, ids: Any) -> bool:
+    return (float32(weight) and weight.ndim == 2 and device_of(ids) == "cuda" and ids.dtype.kind in "iu"
+            and 0 < weight.shape[0] <= 1024 and 0 < ids.size * weight.shape[1] <= LARGEST)
+
+
+@twin(fits=_small_table)
+def embedding(weight, *, ids):
+    """Here numbers become bf16, if they are to flow so. The gradient is a product with a one-hot matrix: the same to
+    the bit at every run. An id outside the table gives NaNs: to look would mean to wait."""
+    xp, (V, D), weight = namespace(weight), weight.shape, whole(weight)
+    rows = whole(ids.reshape(-1).astype(np.int32))
+    y = xp.empty((*ids.shape, D), bfloat16() if precision.current() == "bf16" else weight.dtype)
+    launch(compiled("embedding", y.dtype.name)["embedding"], grid(y.size), ids=rows, table=weight, y=y, V=V, D=D,
+           n=y.size)
+
+    def back(g):
+        hot = (xp.arange(V, dtype=np.int32)[:, None] == rows).astype(g.dtype)                  # (V, B·T)
+        return product(hot, g.reshape(-1, D), dtype=np.float32)
+    return y, back
+
+
+# ---- rows and single numbers ----------------------------------------------------------------------------------------
+
+@twin(fits=stored)
 def gelu(x):
     """Φ(x) and, on the way back, Φ + x·φ: one visit each, and nothing is kept but x."""
     x, n = whole(x), x.size
-    kernels, y = compiled("gelu"), namespace(x).empty_like(x)
+    kernels, y = compiled("gelu", x.dtype.name), namespace(x).empty_like(x)
     launch(kernels["gelu"], grid(n), x=x, y=y, n=n)
 
     def back(g):
@@ -108,7 +197,7 @@ def gelu(x):
 
 def _narrow(x: Any, gain: Any = None, bias: Any = None, **settings: Any) -> bool:
     vectors = (gain,) if bias is None else (gain, bias)
-    return (float32(x) and x.ndim > 0 and 0 < x.shape[-1] <= 1024 and x.shape[-1] % 2 == 0
+    return (stored(x) and x.ndim > 0 and 0 < x.shape[-1] <= 1024 and x.shape[-1] % 2 == 0
             and all(float32(a) and a.shape == x.shape[-1:] for a in vectors))
 
 
@@ -117,14 +206,14 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
     """A row in the registers of a warp; kept are x, and two numbers a row."""
     x, gain, bias = whole(x), whole(gain), None if bias is None else whole(bias)
     xp, D, rows = namespace(x), x.shape[-1], x.size // x.shape[-1]
-    kernels = compiled("layer_norm", WIDTH=D)
-    y, mean, rstd = xp.empty_like(x), xp.empty(rows, x.dtype), xp.empty(rows, x.dtype)
+    kernels = compiled("layer_norm", x.dtype.name, WIDTH=D)
+    y, mean, rstd = xp.empty_like(x), xp.empty(rows, gain.dtype), xp.empty(rows, gain.dtype)
     launch(kernels["layer_norm"], grid(32 * rows), x=x, delta=None, gain=gain, bias=bias, sum=None, y=y, mean=mean,
            rstd=rstd, eps=eps, rows=rows)
 
     def back(g):
         blocks = grid(32 * rows, most=2)                           # few, since their shares must be added up
-        gx, shares, ggain = xp.empty_like(x), xp.empty((blocks, 2, D), x.dtype), xp.empty_like(gain)
+        gx, shares, ggain = xp.empty_like(x), xp.empty((blocks, 2, D), gain.dtype), xp.empty_like(gain)
         gbias = None if bias is None else xp.empty_like(bias)
         launch(kernels["layer_norm_backward"], blocks, g=whole(g), h=x, gain=gain, mean=mean, rstd=rstd, skip=None,
                gx=gx, shares=shares, rows=rows)
@@ -134,7 +223,7 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
 
 
 def _some(x: Any, *, p: float, key: Any) -> bool:
-    return float32(x) and 0 < p < 1 and isinstance(key, int)
+    return stored(x) and 0 < p < 1 and is_key(key)
 
 
 @twin(fits=_some)
@@ -147,13 +236,13 @@ def dropped(x, p, key):
     """x with the numbers gone that `random_mask` drops, the others grown by 1/(1 − p)."""
     x, n = whole(x), x.size
     y = namespace(x).empty_like(x)
-    launch(compiled("dropout")["dropout"], grid((n + 1) // 2), x=x, key=number(key % 2**64, np.uint64), y=y,
+    launch(compiled("dropout", x.dtype.name)["dropout"], grid((n + 1) // 2), x=x, key=seed(key), y=y,
            drop=drop_below(p), keep_scale=1 / (1 - p), n=n)
     return y
 
 
 def _classes(logits: Any, *, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0) -> bool:
-    return (float32(logits) and not label_smoothing and device_of(targets) == "cuda" and targets.dtype.kind in "iu"
+    return (stored(logits) and not label_smoothing and device_of(targets) == "cuda" and targets.dtype.kind in "iu"
             and logits.ndim > 0 and logits.size > 0 and targets.shape == logits.shape[:-1]
             and -2**31 <= ignore_index < 2**31)
 
@@ -163,73 +252,30 @@ def cross_entropy(logits, *, targets, ignore_index=-100, label_smoothing=0.0):
     """Forward leaves the gradient, (softmax − onehot)/n, and nothing else. How many targets count, n, only the GPU
     knows. A target that is none of the classes makes the loss NaN: to look would mean to wait."""
     logits, xp, vocab = whole(logits), namespace(logits), logits.shape[-1]
-    counted = (targets != ignore_index).sum(dtype=logits.dtype)
-    slope, losses = xp.empty_like(logits), xp.empty(targets.size, logits.dtype)
-    launch(compiled("cross_entropy")["cross_entropy"], grid(32 * targets.size), logits=logits,
+    counted = (targets != ignore_index).sum(dtype=np.float32)
+    slope, losses = xp.empty_like(logits), xp.empty(targets.size, np.float32)
+    launch(compiled("cross_entropy", logits.dtype.name)["cross_entropy"], grid(32 * targets.size), logits=logits,
            targets=whole(targets.astype(np.int32)), counted=counted, g=slope, loss=losses, rows=targets.size,
            vocab=vocab, stride=vocab, ignore_index=ignore_index)
-    return losses.sum(), lambda g: slope * g
+    return losses.sum(), lambda g: slope * g.astype(slope.dtype, copy=False)
 
 
-def _along_rows(x: Any, *, axis: Any = -1) -> bool:
-    return float32(x) and x.size > 0 and x.ndim > 0 and axis in (-1, x.ndim - 1)
+# ---- the optimiser --------------------------------------------------------------------------------------------------
+
+def _all_float32(*arrays: Any) -> bool:
+    return all(map(float32, arrays))
 
 
-@twin(fits=_along_rows)
-def softmax(x, *, axis=-1):
-    """A row by a warp. One of nothing but −∞ gives NaN, as in the plain rule."""
-    x = whole(x)
-    y = namespace(x).empty_like(x)
-    softmax_of_scores(x.reshape(-1, x.shape[-1]), y, nothing=math.nan)
-    return y, lambda g: softmax_backward(y, g, namespace(y).empty_like(y))
-
-
-def softmax_of_scores(x, y, mask=None, causal=False, nothing=0.0):
-    """y = softmax(x) over the last axis of (…, T, S), at most four axes, where x may be seen; y may be x itself."""
-    batch, heads, T, S = (1, 1, 1, *x.shape)[-4:]
-    strides = (0, 0, 0)
-    if mask is not None:                                           # keys side by side; other axes it may lack
-        mask = whole(namespace(x).broadcast_to(mask, (*mask.shape[:-1], S)))
-        strides = namespace(x).broadcast_to(mask, (batch, heads, T, S)).strides
-    launch(compiled("softmax")["softmax"], grid(32 * batch * heads * T), x=x, mask=mask, y=y, scale=1,
-           nothing=nothing, causal=causal, mask_batch=strides[0], mask_head=strides[1], mask_query=strides[2],
-           heads=heads, T=T, S=S, rows=batch * heads * T)
-
-
-def softmax_backward(y, g, gx, scale=1.0):
-    """gx = scale·y·(g − Σ g·y), row by row; gx may be g itself."""
-    rows, S = y.size // y.shape[-1], y.shape[-1]
-    launch(compiled("softmax")["softmax_backward"], grid(32 * rows), y=y, g=whole(g), gx=gx, scale=scale, S=S,
-           rows=rows)
-    return gx
-
-
-def _one_shape(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0, key: Any = None,
-               **settings: Any) -> bool:
-    if not (all(map(float32, (q, k, v))) and q.ndim == k.ndim == v.ndim and 2 <= q.ndim <= 4):
-        return False
-    scores = (*q.shape[:-1], k.shape[-2])
-    return (q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
-            and q.size and k.size and v.size and math.prod(scores) <= LARGEST
-            and 0 <= p < 1 and (not p or isinstance(key, int))
-            and (mask is None or device_of(mask) == "cuda" and mask.dtype == bool and mask.ndim <= q.ndim
-                 and all(n in (1, m) for n, m in zip(mask.shape[::-1], scores[::-1]))))
-
-
-@twin(fits=_one_shape)
-def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
-    """Two products, and between them one kernel, or two with dropout. The weights take the place of the scores, and
-    the scores' gradient that of g·vᵀ; no mask of what is seen or dropped is ever stored."""
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    drop = partial(dropped, p=p, key=key) if p else whole
-    pattern = whole((q * scale) @ k.swapaxes(-1, -2))              # (B, H, T, S)
-    softmax_of_scores(pattern, pattern, mask, causal)
-
-    def back(g):
-        h = drop(g @ v.swapaxes(-1, -2))
-        gs = softmax_backward(pattern, h, h, scale)
-        return gs @ k, gs.swapaxes(-1, -2) @ q, drop(pattern).swapaxes(-1, -2) @ g
-    return drop(pattern) @ v, back
+@twin(fits=_all_float32)
+def norm(*grads):
+    """Every gradient leaves the shares of its blocks, and one block adds up all of them."""
+    kernels, xp = compiled("norm"), namespace(grads[0])
+    blocks = [grid(g.size, most=2) for g in grads]
+    shares, result = xp.empty(sum(blocks), np.float32), xp.empty((), np.float32)
+    for g, count, end in zip(grads, blocks, accumulate(blocks)):
+        launch(kernels["sum_of_squares"], count, g=whole(g), shares=shares, first=end - count, n=g.size)
+    launch(kernels["norm"], 1, shares=shares, norm=result, n=shares.size)
+    return result
 
 
 def _in_place(p: Any, g: Any, mean: Any, square: Any, **settings: Any) -> bool:

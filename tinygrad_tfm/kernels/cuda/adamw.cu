@@ -3,7 +3,7 @@
 // The first `decayed` of them decay. (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.) All in float.
 #include "warp.cuh"
 
-// What changes from step to step (learning rate, count of steps from 1, clipping factor of norm.cu) is read from the
+// What changes from step to step (learning rate, count of steps from 1, clipping factor) is read from the
 // GPU's memory: a recorded step can be replayed. `copy` gets the weights in bf16, as matrix products read them.
 extern "C" __global__ void __launch_bounds__(256)
 adamw(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ mean, float* __restrict__ square,

@@ -1,0 +1,168 @@
+"""One step of training: computed afresh every time, or on a GPU recorded once and replayed.
+
+To ask a GPU for some four hundred kernels takes Python longer than the GPU takes to do them. CUDA can record them, as a
+graph, and do them all again for one call. A recording knows addresses, not values. So what changes from step to step,
+the places of the batch, the keys of dropout and the learning rate, lies in tables on the GPU. The host has drawn them,
+in the order in which it would have drawn them step by step: steps computed and steps replayed are the same to the bit.
+Read next: `train.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .backend import Array
+from .optim import Optimizer, clip_factor, global_norm
+from .parallel import DataParallel
+from .random import draw_key, keys_from, rng
+from .text import random_batch, random_starts, windows_at
+
+MOST_AHEAD = 100                    # steps whose random numbers are drawn at once
+
+
+class Steps:
+    """Steps of training, each in two halves: `gradients(step)`, then `update()`.
+
+    Batches of `batch` windows are drawn from the text `ids`, the learning rate is `rate(step)`, the norm of the
+    gradients is clipped to `clip`. `ahead` says for how many steps to come random numbers have been drawn already:
+    for none.
+    """
+
+    ahead = 0
+
+    def __init__(self, parallel: DataParallel, optimizer: Optimizer, ids: Array, batch: int,
+                 rate: Callable[[int], float], clip: float):
+        self.parallel, self.optimizer, self.ids = parallel, optimizer, ids
+        self.shape, self.rate, self.clip = (batch, parallel.model.config.context), rate, clip
+
+    def gradients(self, step: int, certain: int = 1) -> tuple[Array, Array]:
+        """The loss of step number `step`, from 0, and the norm of its gradients, both as 0-d arrays. `certain` steps,
+        this one included, are sure to be taken."""
+        self.batch = random_batch(self.ids, *self.shape, rng())
+        self.dice = rng().bit_generator.state
+        self.optimizer.lr = self.rate(step)
+        loss = self.parallel.backward(*self.batch)
+        self.norm = global_norm(self.optimizer.parameters)
+        return loss, self.norm
+
+    def update(self) -> None:
+        """Move the weights."""
+        self.optimizer.step(clip_factor(self.norm, self.clip))
+        self.optimizer.zero_grad()
+
+    def again(self) -> Array:
+        """The loss of this step once more, with the same dropout: to look where it went wrong."""
+        rng().bit_generator.state = self.dice
+        return self.parallel.backward(*self.batch)
+
+
+class Recorded(Steps):
+    """The same steps on a GPU, recorded as a CUDA graph.
+
+    The first is computed as any other; it shows how many keys a step takes, and loads every kernel. The second is
+    computed from the tables. The third is recorded, and replayed from then on, if the GPU is able: if not, `say` tells
+    why, and steps are computed from the tables. A recorded step has moved the weights when `gradients` returns, and its
+    loss and norm are overwritten by the next.
+
+    The recording repeats what the model did when it was made. Weights may be changed in place; other tensors, another
+    mode, frozen parameters it does not notice.
+    """
+
+    def __init__(self, *given: Any, say: Callable[[str], None], **named: Any):
+        import cupy
+        super().__init__(*given, **named)
+        self.cupy, self.say = cupy, say
+        # CUDA's default stream cannot be recorded. This one still waits for it, and it for this one.
+        self.stream = cupy.cuda.Stream()
+        self.pool = cupy.cuda.MemoryPool()                         # its memory is given to nobody else
+        self.graph: Any = None
+        self.taken, self.recordable = 0, True
+
+    def gradients(self, step: int, certain: int = 1) -> tuple[Array, Array]:
+        """The same, and the weights are moved too."""
+        self.taken += 1
+        if self.taken == 1:
+            return self._first(step)
+        if not self.ahead:
+            self._draw(step, min(certain, MOST_AHEAD))
+        self.ahead -= 1
+        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
+            if self.taken > 2 and self.recordable and self.graph is None:
+                self._record()
+            if self.graph is None:
+                self.out = self._from_tables()
+            else:
+                self.graph.launch(self.stream)
+        self.optimizer.lr, self.optimizer.steps = self.rate(step), self.optimizer.steps + 1
+        return self.out
+
+    def update(self) -> None:
+        """Nothing: the weights have been moved."""
+
+    def again(self) -> Array:
+        """The same, but by weights that have been moved already."""
+        return super().again() if self.taken == 1 else self._loss_of(self.row - 1)
+
+    def _first(self, step: int) -> tuple[Array, Array]:
+        drawn: list[int] = []
+
+        def counted() -> Iterator[int]:
+            while True:
+                drawn.append(draw_key())
+                yield drawn[-1]
+        with keys_from(counted()):
+            found = super().gradients(step)
+        super().update()
+        xp, int64 = self.cupy, np.int64
+        self.starts, self.rates = xp.zeros((MOST_AHEAD, self.shape[0]), int64), xp.zeros(MOST_AHEAD, np.float32)
+        self.keys = xp.zeros((MOST_AHEAD, len(drawn), 2), np.uint64)     # one in 16 bytes, as kernels want to read it
+        self.row, self.count = xp.zeros((), int64), xp.zeros((), np.int32)
+        return found
+
+    def _draw(self, step: int, count: int) -> None:
+        """Fill the tables for `count` steps from this one on."""
+        starts, keys = np.zeros(self.starts.shape, np.int64), np.zeros(self.keys.shape, np.uint64)
+        for row in range(count):
+            starts[row] = random_starts(self.ids, *self.shape, rng())
+            keys[row, :, 0] = [draw_key() for _ in range(keys.shape[1])]
+        rates = np.zeros(MOST_AHEAD, np.float32)
+        rates[:count] = [self.rate(step + row) for row in range(count)]
+        for table, values in ((self.starts, starts), (self.keys, keys), (self.rates, rates),
+                              (self.row, np.zeros((), np.int64)), (self.count, np.int32(self.optimizer.steps))):
+            if table.size:
+                table.set(np.asarray(values))
+        self.ahead = count
+
+    def _loss_of(self, row: Array) -> Array:
+        """The loss of a row of the tables; its gradients are left at the parameters."""
+        keys = self.keys.take(row, axis=0) if self.keys.size else self.keys[0]
+        with keys_from(keys[i, 0] for i in range(len(keys))):
+            return self.parallel.backward(*windows_at(self.ids, self.starts.take(row, axis=0), self.shape[1]))
+
+    def _from_tables(self) -> tuple[Array, Array]:
+        """What is recorded: it reads its row of the tables, and goes on to the next."""
+        optimizer, kept = self.optimizer, (self.optimizer.lr, self.optimizer.steps)
+        optimizer.lr, optimizer.steps = self.rates.take(self.row), self.count
+        try:
+            loss = self._loss_of(self.row)
+            norm = global_norm(optimizer.parameters)
+            optimizer.step(clip_factor(norm, self.clip))
+        finally:
+            optimizer.lr, optimizer.steps = kept
+            optimizer.zero_grad()
+        self.row += 1
+        return loss, norm
+
+    def _record(self) -> None:
+        self.cupy.get_default_memory_pool().free_all_blocks()     # what the first step took; this one has its own
+        try:
+            self.stream.begin_capture()
+            try:
+                self.out = self._from_tables()
+            finally:
+                graph = self.stream.end_capture()
+            self.graph = graph
+        except Exception as error:                                 # whatever CuPy or CUDA cannot record is the reason
+            self.recordable = False
+            self.say(f"this step cannot be recorded as a CUDA graph, its kernels are launched one by one: {error}")

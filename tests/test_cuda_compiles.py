@@ -16,7 +16,8 @@ FUNCTION = re.compile(r"Function properties for (\w+).*?(\d+) bytes stack frame,
                       r"(\d+) bytes spill loads.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", re.DOTALL)
 FILES = [(name, real, {}) for name in ("gelu", "dropout", "embedding", "cross_entropy", "softmax")
          for real in cuda_source.STORED]
-FILES += [("layer_norm", real, {"WIDTH": width}) for width in (384, 1024) for real in cuda_source.STORED]
+FILES += [("layer_norm", real, {"WIDTH": width, "DROP": drop}) for width, drop in [(384, 13107), (1024, 0)]
+          for real in cuda_source.STORED]
 FILES += [("attention", "float32", {"HEAD": head, "DROP": drop}) for head, drop in [(64, 0), (64, 13107), (32, 0)]]
 FILES += [("adamw", "float32", {}), ("norm", "float32", {})]
 

@@ -70,14 +70,18 @@ def close(found, exact, terms=0.0, additions=0, inner=0.0):
 @REALS
 @pytest.mark.parametrize("D, rows, blocks", [(384, 7, 2), (128, 1, 1), (64, 13, 3), (70, 5, 2)])
 def test_layer_norm_and_its_way_back(launch, real, D, rows, blocks):
-    """Blocks of two warps, so that rows are left over, or warps are."""
-    kernels, dtype, eps = module("layer_norm", real, WIDTH=D), np.dtype(real), 1e-5
+    """Blocks of two warps, so that rows are left over, or warps are. What is added is dropped at odd widths of rows."""
+    p, key = (0.3, np.array([KEY], np.uint64)) if rows % 2 else (0, None)
+    kernels, dtype, eps = module("layer_norm", real, WIDTH=D, DROP=drop_below(p) if p else 0), np.dtype(real), 1e-5
+    drop = dict(key=key, keep_scale=1 / (1 - p))
+    kept = random_mask(rows * D, p, KEY, np).reshape(rows, D) * np.float32(1 / (1 - p)) if p else 1
     x, delta, g, skip = (normal(rows, D, seed=seed, dtype=dtype, scale=3) for seed in range(4))
     gain, bias = 1 + normal(D, seed=4), normal(D, seed=5)
-    h, y, gx, mean, rstd = unset(rows, D, dtype=dtype), x.copy(), skip.copy(), unset(rows), unset(rows)
+    h, y, gx, gdelta = (unset(rows, D, dtype=dtype), x.copy(), skip.copy(), unset(rows, D, dtype=dtype))
+    mean, rstd = unset(rows), unset(rows)
     launch(kernels, "layer_norm", (blocks,), (64,), x=x, delta=delta, gain=gain, bias=bias, sum=h, y=y, mean=mean,
-           rstd=rstd, eps=eps, rows=rows)
-    np.testing.assert_array_equal(h, (x.astype(np.float32) + delta.astype(np.float32)).astype(dtype))
+           rstd=rstd, eps=eps, rows=rows, **drop)
+    np.testing.assert_array_equal(h, (x.astype(np.float32) + delta.astype(np.float32) * kept).astype(dtype))
     exact, back = ops.layer_norm(*double(h, gain, bias), eps=eps)
     H, G, SKIP = double(h, g, skip)
     sizes, s = np.abs(H) + np.abs(H).mean(1, keepdims=True), 1 / np.sqrt(H.var(1, keepdims=True) + eps)
@@ -88,8 +92,10 @@ def test_layer_norm_and_its_way_back(launch, real, D, rows, blocks):
 
     shares, ggain, gbias = unset(blocks, 2, D), unset(D), unset(D)
     launch(kernels, "layer_norm_backward", (blocks,), (64,), g=g, h=h, gain=gain, mean=mean, rstd=rstd, skip=gx, gx=gx,
-           shares=shares, rows=rows)
+           gdelta=gdelta, shares=shares, rows=rows, **drop)
     launch(kernels, "layer_norm_weights", (1,), (64,), shares=shares, ggain=ggain, gbias=gbias, blocks=blocks)
+    np.testing.assert_array_equal(gdelta == 0, (gx == 0) | (kept == 0))
+    close(gdelta, double(gx)[0] * kept, np.abs(double(gx)[0]), 2, U[real] * np.abs(double(gx)[0]) * 2)
     exact, exact_gain, exact_bias = pull(back, G)
     N, A = (H - H.mean(1, keepdims=True)) * s, np.abs(G * gain)
     along = np.abs(N) * (A * np.abs(N)).mean(1, keepdims=True)
@@ -104,14 +110,15 @@ def test_layer_norm_of_x_alone(launch, real):
     x, gain = normal(3, 64, dtype=real), 1 + normal(64, seed=1)
     y, gx, h = (unset(3, 64, dtype=x.dtype) for _ in range(3))
     mean, rstd, shares, ggain = unset(3), unset(3), unset(1, 2, 64), unset(64)
-    kernels = module("layer_norm", real, WIDTH=64)
+    kernels = module("layer_norm", real, WIDTH=64, DROP=0)
+    none = dict(key=None, keep_scale=1)
     launch(kernels, "layer_norm", (1,), (32,), x=x, delta=None, gain=gain, bias=None, sum=h, y=y, mean=mean,
-           rstd=rstd, eps=0.1, rows=3)
+           rstd=rstd, eps=0.1, rows=3, **none)
     np.testing.assert_array_equal(h, x)
     exact, back = ops.layer_norm(*double(x, gain), eps=0.1)
     close(y, exact, np.abs(x.astype(float)).max() * np.abs(gain), 40)
     launch(kernels, "layer_norm_backward", (1,), (32,), g=y, h=x, gain=gain, mean=mean, rstd=rstd, skip=None, gx=gx,
-           shares=shares, rows=3)
+           gdelta=None, shares=shares, rows=3, **none)
     launch(kernels, "layer_norm_weights", (1,), (32,), shares=shares, ggain=ggain, gbias=None, blocks=1)
     exact, exact_gain, _ = pull(back, *double(y))
     close(gx, exact, 20, 40)
@@ -253,7 +260,7 @@ def test_the_norm_of_all_gradients(n, blocks):
         shares, norm = unset(blocks + 1), unset(1)
         for g, count, first in zip(parts, (blocks, 1), (1, 0)):
             call(module("norm"), "sum_of_squares", (count,), (64,), reversed, g=g, shares=shares, first=first, n=g.size)
-        call(module("norm"), "norm", (1,), (64,), reversed, shares=shares, norm=norm, n=blocks + 1)
+        call(module("norm"), "gradient_norm", (1,), (64,), reversed, shares=shares, norm=norm, n=blocks + 1)
         exact = np.linalg.norm(np.concatenate(parts).astype(np.float64))
         close(norm[0], exact, exact, n // (64 * blocks) + 14)
         found.append(norm[0])
@@ -263,7 +270,7 @@ def test_the_norm_of_all_gradients(n, blocks):
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_norm_that_is_no_number_is_seen(launch, wrong):
     shares, norm = np.array([1, wrong], np.float32), unset(1)
-    launch(module("norm"), "norm", (1,), (32,), shares=shares, norm=norm, n=2)
+    launch(module("norm"), "gradient_norm", (1,), (32,), shares=shares, norm=norm, n=2)
     np.testing.assert_array_equal(norm[0], wrong)
 
 
@@ -359,8 +366,9 @@ def test_attention_drops_the_very_weights_that_python_drops(launch, K):
 
 def layer_norm(**how):
     x, gain, shares = normal(6, 64), np.ones(64, np.float32), unset(2, 2, 64)
-    call(module("layer_norm", WIDTH=64), "layer_norm_backward", (2,), (96,), g=x, h=x, gain=gain, gx=unset(6, 64),
-         mean=np.zeros(6, np.float32), rstd=np.ones(6, np.float32), skip=None, shares=shares, rows=6, **how)
+    call(module("layer_norm", WIDTH=64, DROP=0), "layer_norm_backward", (2,), (96,), g=x, h=x, gain=gain,
+         gx=unset(6, 64), gdelta=None, mean=np.zeros(6, np.float32), rstd=np.ones(6, np.float32), skip=None,
+         shares=shares, key=None, keep_scale=1, rows=6, **how)
     close(shares.sum(0), np.stack([(x.astype(float) ** 2).sum(0), x.astype(float).sum(0)]), (x * x + 1).sum(0), 12)
 
 

@@ -10,7 +10,7 @@ import pytest
 from tinygrad_tfm.kernels import cuda_source
 from tinygrad_tfm.kernels.cuda_source import NO_ARRAY, Parameter, in_rows, source
 
-CONSTANTS = {"layer_norm": {"WIDTH": 64}, "attention": {"HEAD": 64, "DROP": 0}}
+CONSTANTS = {"layer_norm": {"WIDTH": 64, "DROP": 0}, "attention": {"HEAD": 64, "DROP": 0}}
 FILES = sorted(path.stem for path in cuda_source.FOLDER.glob("*.cu"))
 
 
@@ -120,7 +120,7 @@ def test_rows_may_lie_apart_where_a_kernel_asks_for_the_distance():
     ("relu", {}, "there is no relu.cu, only adamw, attention, cross_entropy"),
     ("gelu", {"real": "float16"}, "activations are stored as float32 or bfloat16, not as float16"),
     ("gelu", {"WIDTH": 3}, r'gelu.cu is compiled for no constants, not for WIDTH: source\("gelu"\)'),
-    ("layer_norm", {}, r'layer_norm.cu is compiled for WIDTH, not for none: source\("layer_norm", WIDTH=…\)'),
+    ("layer_norm", {}, r'layer_norm.cu is compiled for WIDTH, DROP, not for none: source\("layer_norm", WIDTH=…, DROP=…\)'),
     ("attention", {"HEAD": 64}, r"attention.cu is compiled for HEAD, DROP, not for HEAD"),
 ])
 def test_a_text_that_cannot_be_is_refused(name, settings, words):

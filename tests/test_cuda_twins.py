@@ -389,7 +389,7 @@ def test_under_create_graph_the_plain_rule_runs(name, launched, cupy):
 STEP = {                                               # what a step of a decoder with 2 blocks and 19 weights launches
     "product": 2 * (3 * 6 + 6) + 3 + 1, "embedding": 1, "layer_norm": 5, "layer_norm_backward": 5,
     "layer_norm_weights": 5, "gelu": 2, "gelu_backward": 2, "softmax": 2, "softmax_backward": 2, "cross_entropy": 1,
-    "sum_of_squares": 19, "norm": 1, "adamw": 19}
+    "sum_of_squares": 19, "gradient_norm": 1, "adamw": 19}
 DROPPED = {"dropout": 5 + 5 + 2 * 3}                   # after the embedding and in two places of a block; of weights
 
 

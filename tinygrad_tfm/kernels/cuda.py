@@ -204,22 +204,36 @@ def _narrow(x: Any, gain: Any = None, bias: Any = None, **settings: Any) -> bool
 @twin(fits=_narrow)
 def layer_norm(x, gain, bias=None, *, eps=1e-5):
     """A row in the registers of a warp; kept are x, and two numbers a row."""
+    _, y, back = add_layer_norm(x, None, gain, bias, eps=eps)
+
+    def back_alone(g):
+        gx, _, *affine = back(g)
+        return gx, *affine
+    return y, back_alone
+
+
+def add_layer_norm(x, delta, gain, bias=None, *, eps=1e-5, p=0.0, key=0):
+    """h = x + drop(delta) and the layer norm y of h, in one visit; without delta h is x. The way back takes the
+    gradient of y and, as `skip`, the one that h has from elsewhere, and gives those of x, delta, gain and bias."""
     x, gain, bias = whole(x), whole(gain), None if bias is None else whole(bias)
     xp, D, rows = namespace(x), x.shape[-1], x.size // x.shape[-1]
-    kernels = compiled("layer_norm", x.dtype.name, WIDTH=D)
-    y, mean, rstd = xp.empty_like(x), xp.empty(rows, gain.dtype), xp.empty(rows, gain.dtype)
-    launch(kernels["layer_norm"], grid(32 * rows), x=x, delta=None, gain=gain, bias=bias, sum=None, y=y, mean=mean,
-           rstd=rstd, eps=eps, rows=rows)
+    kernels = compiled("layer_norm", x.dtype.name, WIDTH=D, DROP=drop_below(p) if p else 0)
+    drop = dict(key=seed(key) if p else None, keep_scale=1 / (1 - p))
+    h, y = x if delta is None else xp.empty_like(x), xp.empty_like(x)
+    mean, rstd = xp.empty(rows, gain.dtype), xp.empty(rows, gain.dtype)
+    launch(kernels["layer_norm"], grid(32 * rows), x=x, delta=None if delta is None else whole(delta), gain=gain,
+           bias=bias, sum=None if delta is None else h, y=y, mean=mean, rstd=rstd, eps=eps, rows=rows, **drop)
 
-    def back(g):
+    def back(g, skip=None):
         blocks = grid(32 * rows, most=2)                           # few, since their shares must be added up
-        gx, shares, ggain = xp.empty_like(x), xp.empty((blocks, 2, D), gain.dtype), xp.empty_like(gain)
+        gx, shares, ggain = xp.empty_like(h), xp.empty((blocks, 2, D), gain.dtype), xp.empty_like(gain)
         gbias = None if bias is None else xp.empty_like(bias)
-        launch(kernels["layer_norm_backward"], blocks, g=whole(g), h=x, gain=gain, mean=mean, rstd=rstd, skip=None,
-               gx=gx, shares=shares, rows=rows)
+        gdelta = xp.empty_like(gx) if p else None
+        launch(kernels["layer_norm_backward"], blocks, g=whole(g), h=h, gain=gain, mean=mean, rstd=rstd, skip=skip,
+               gx=gx, gdelta=gdelta, shares=shares, rows=rows, **drop)
         launch(kernels["layer_norm_weights"], grid(2 * D), shares=shares, ggain=ggain, gbias=gbias, blocks=blocks)
-        return gx, ggain, gbias
-    return y, back
+        return gx, gdelta if p else gx, ggain, gbias
+    return h, y, back
 
 
 def _some(x: Any, *, p: float, key: Any) -> bool:
@@ -274,7 +288,7 @@ def norm(*grads):
     shares, result = xp.empty(sum(blocks), np.float32), xp.empty((), np.float32)
     for g, count, end in zip(grads, blocks, accumulate(blocks)):
         launch(kernels["sum_of_squares"], count, g=whole(g), shares=shares, first=end - count, n=g.size)
-    launch(kernels["norm"], 1, shares=shares, norm=result, n=shares.size)
+    launch(kernels["gradient_norm"], 1, shares=shares, norm=result, n=shares.size)
     return result
 
 

@@ -24,7 +24,7 @@ sum_of_squares(const float* g, float* shares, int first, int n) {
 
 // To be run by a single block.
 extern "C" __global__ void __launch_bounds__(256)
-norm(const float* shares, float* norm, int n) {
+gradient_norm(const float* shares, float* norm, int n) {
     float v = 0;
     for (int i = threadIdx.x; i < n; i += blockDim.x) v += shares[i];
     v = block_sum(v);

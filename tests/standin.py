@@ -28,16 +28,20 @@ crawl on a GPU fails here:
   `ufunc.at` and `ufunc.reduce`, `__index__`, `__array_namespace__`, most of Generator. `a @= b`
   makes a new array.
 
+- While a stream captures, work is recorded and not done, and what cannot be part of a CUDA graph is
+  refused: see `standin_graph.py`, which has streams, graphs and pools.
+
 It is stricter than CuPy where a mistake would be silent: an index out of range raises (CuPy wraps
-it around), and a broadcast view cannot be written into. Speed, order of additions and streams are
-not imitated.
+it around), a broadcast view cannot be written into, and under capture it refuses integer products,
+`einsum` of several arrays and `cupy.random` whatever they do. Speed and order of additions are not
+imitated.
 """
 
 from __future__ import annotations
 
-import collections
 import linecache
 import math
+import operator
 import os
 import re
 import sys
@@ -48,7 +52,9 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import standin_graph as graph
 from emulator import emu
+from standin_graph import do, work
 
 from tinygrad_tfm.kernels import cuda_source
 
@@ -87,6 +93,12 @@ SYNCING = frozenset("""
 CREATING = frozenset("arange empty eye identity ones tri zeros".split())
 NUMBERED = CREATING | frozenset("broadcast_to expand_dims moveaxis reshape squeeze swapaxes "
                                 "transpose".split())
+# Their work is done by NVIDIA's libraries, which CuPy does not let into a graph.
+BY_LIBRARY = frozenset("""
+    cholesky cond corrcoef cov det dot eig eigh eigvals eigvalsh einsum inner inv lstsq matmul
+    matrix_power matrix_rank pinv polyfit qr slogdet solve svd tensordot tensorinv tensorsolve
+    vdot""".split())
+JOINING = ("concat", "concatenate", "stack", "vstack", "hstack", "dstack", "column_stack")
 COUNTING = ("allclose", "array_equal", "array_equiv", "count_nonzero")
 
 
@@ -109,7 +121,13 @@ _counters = [syncs]
 _OURS = (__file__, os.path.dirname(np.__file__))
 
 
-def sync(what: str) -> None:
+def sync(what: str, transfer: str = "D2H") -> None:
+    """Note that the host waits here for such a copy, which a capture does not allow."""
+    graph.refuse_transfer(transfer)
+    note(what)
+
+
+def note(what: str) -> None:
     """Note that the host waits here."""
     frame, callers, line = sys._getframe(1), [], ""
     while frame and len(callers) < 3:
@@ -134,18 +152,7 @@ def count_syncs() -> Iterator[Counter]:
         _counters.remove(counter)
 
 
-_launches: list[collections.Counter] = []
-
-
-@contextmanager
-def count_launches() -> Iterator[collections.Counter]:
-    """How often each kernel is launched inside the block, by its name."""
-    counter: collections.Counter = collections.Counter()
-    _launches.append(counter)
-    try:
-        yield counter
-    finally:
-        _launches.remove(counter)
+count_launches = graph.count_launches
 
 
 # ---- across the border between host and device -------------------------------------------------
@@ -178,7 +185,7 @@ def inner(index) -> tuple:
     parts = index if isinstance(index, tuple) else (index,)
     for part in parts:
         if isinstance(part, list):
-            sync("list as an index")
+            sync("list as an index", "H2D")
         elif isinstance(part, ndarray) and part.dtype == bool:
             sync("boolean mask")
     return host(parts) if any(part is ... for part in parts) else (*host(parts), ...)
@@ -196,11 +203,19 @@ def call(f, skip: int, *args, **kw):
         raise TypeError(f"cupy.{name} has no such setting: {sorted(kw)}")
     if name in SYNCING or name == "where" and len(args) == 1:
         sync(name)
+    if name in BY_LIBRARY and (name != "einsum" or len(args) > 2):
+        graph.refuse_library("cuBLAS")
+    if name in JOINING and len(args[0]) > 8:
+        graph.refuse_transfer("H2D")        # CuPy sends a list of their addresses, if they are small
+    if name in COUNTING:
+        f = partial(as_array, f)
     skip = len(args) if name not in NUMBERED else 0 if name in CREATING else skip
-    result = f(*host(args[:skip]), *args[skip:], **{key: host(x) for key, x in kw.items()})
-    if kw.get("out") is not None:
-        return kw["out"]
-    return device(np.asarray(result) if name in COUNTING else result)
+    result = work(f, *host(args[:skip]), *args[skip:], **{key: host(x) for key, x in kw.items()})
+    return kw["out"] if kw.get("out") is not None else device(result)
+
+
+def as_array(f, *args, **kw):
+    return np.asarray(f(*args, **kw))
 
 
 def call_ufunc(ufunc, method: str, args, kw):
@@ -216,9 +231,11 @@ def call_ufunc(ufunc, method: str, args, kw):
         raise TypeError(f"Wrong arguments {sorted(kw)}")
     if any(isinstance(x, list | tuple) for x in args) and method != "reduceat":
         raise TypeError(f"cupy.{name} takes arrays and numbers, not lists")
+    if name in BY_LIBRARY:
+        graph.refuse_library("cuBLAS")
     first, *rest = host(tuple(args))
     kwargs = {key: host(x) for key, x in kw.items()}
-    result = getattr(ufunc, method)(first, *indices, *rest, **kwargs)
+    result = work(getattr(ufunc, method), first, *indices, *rest, **kwargs)
     out = kw.get("out")
     if out is None:
         return device(result)
@@ -248,7 +265,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     __slots__ = ("_host", "__weakref__")
 
     def __init__(self, shape, dtype=float):
-        self._host = np.empty(shape, dtype)
+        self._host = work(np.empty, shape, dtype)
 
     def __getattr__(self, name):
         if name in METHODS_LACKED or name.startswith("_"):
@@ -270,12 +287,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return ours(*args, **kw)
 
     def __getitem__(self, index):
-        return device(self._host[inner(index)])
+        return device(work(operator.getitem, self._host, inner(index)))
 
     def __setitem__(self, index, value):
         if isinstance(value, list | tuple):
             raise TypeError("a list cannot be assigned: copy it to the device with cupy.asarray")
-        self._host[inner(index)] = host(value)
+        work(operator.setitem, self._host, inner(index), host(value))
 
     def __len__(self):
         return len(self._host)
@@ -314,6 +331,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def set(self, arr, stream=None):
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise ValueError("set() takes a host array of the same shape and dtype")
+        graph.refuse_transfer("H2D")
         self._host[...] = arr
 
     device = property(lambda self: Device())
@@ -355,11 +373,19 @@ def facade(name: str, source, lacks=(), **own) -> ModuleType:
 def asarray(a, dtype=None, order="K", *, copy=None, blocking=False):
     """A device array: itself, or a copy of host data, never its memory."""
     if isinstance(a, ndarray):
-        x = np.array(a._host, dtype, order=order or "K", copy=copy)
+        x = work(np.array, a._host, dtype, order=order or "K", copy=copy)
         return a if x is a._host else device(x)
     if blocking:
-        sync("asarray(blocking=True)")
-    return device(np.array(host(a) if _holds_device(a) else a, dtype, order=order or "K"))
+        sync("asarray(blocking=True)", "H2D")
+    if _holds_device(a):
+        if len(a) > 8:
+            graph.refuse_transfer("H2D")
+        return device(work(np.array, host(a), dtype, order=order or "K"))
+    x = np.array(a, dtype, order=order or "K")
+    if x.ndim:
+        graph.refuse_transfer("H2D")
+        return device(x)
+    return device(work(np.array, x))                    # as CuPy does: a number is an argument of a kernel
 
 
 def array(obj, dtype=None, copy=True, order="K", *, blocking=False):
@@ -384,19 +410,24 @@ def get_array_module(*args):
 
 
 def erf(x):
-    values = np.frompyfunc(math.erf, 1, 1)(host(x))
-    return device(np.asarray(values, dtype=np.result_type(x.dtype, np.float32)))
+    return device(work(_erf, host(x)))
+
+
+def _erf(x):
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), dtype=np.result_type(x.dtype, np.float32))
 
 
 class Generator:
     """CuPy's few distributions. The numbers are not CuPy's."""
 
     def __init__(self, seed=None):
+        graph.refuse_library("cuRAND")
         self._host = np.random.default_rng(seed)
 
     def __getattr__(self, name):
         if name not in GENERATOR_HAS:
             raise AttributeError(f"'cupy.random.Generator' object has no attribute {name!r}")
+        graph.refuse_library("cuRAND")
         draw = getattr(self._host, name)
         return lambda *args, **kw: device(np.asarray(draw(*host(args), **kw)))
 
@@ -411,14 +442,18 @@ class Device:
 
     __enter__ = use = lambda self: self
     def __exit__(self, *error): pass
-    def synchronize(self): sync("synchronize")
+
+    def synchronize(self):
+        graph.all_awaited()
+        note("synchronize")
 
 
-class Stream(Device):
-    """Any stream: all work is done at once, in the order of the program."""
+class Stream(graph.Stream):
+    """Any stream: what does not capture works at once, in the order of the program."""
 
-    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
-        self.ptr = 0
+    def synchronize(self):
+        self.awaited()
+        note("synchronize")
 
 
 class RawModule:
@@ -435,9 +470,8 @@ class RawModule:
         function = self._module.get_function(name)
 
         def launch(grid, block, arguments):
-            for counter in _launches:
-                counter[name] += 1
-            function(grid, block, host(tuple(arguments)))
+            graph.launched(name)
+            do(partial(function, grid, block, host(tuple(arguments))))
         return launch
 
 
@@ -445,12 +479,14 @@ GB = 1 << 30
 runtime = SimpleNamespace(
     getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (GB, GB),
     runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000,
-    deviceSynchronize=lambda: sync("synchronize"),
+    deviceSynchronize=Device().synchronize,
+    streamIsCapturing=graph.stream_is_capturing, CUDARuntimeError=graph.CUDARuntimeError,
     getDeviceProperties=lambda i: {"name": b"stand-in", "totalGlobalMem": GB,
                                    "major": 9, "minor": 0, "multiProcessorCount": 1})
-Stream.null = Stream()
-cuda = facade("cupy.cuda", ModuleType("nothing"), Device=Device, Stream=Stream, runtime=runtime,
-              is_available=lambda: True, get_current_stream=lambda: Stream.null)
+graph.Stream.null = Stream(null=True)
+cuda = facade("cupy.cuda", ModuleType("nothing"), Device=Device, Stream=Stream, Graph=graph.Graph,
+              MemoryPool=graph.MemoryPool, using_allocator=graph.using_allocator, runtime=runtime,
+              is_available=lambda: True, get_current_stream=graph.get_current_stream)
 pool = SimpleNamespace(used_bytes=lambda: 0, total_bytes=lambda: 0, free_all_blocks=lambda: None)
 cupy = facade(
     "cupy", np, LACKS, __version__=VERSION, __path__=[], ndarray=ndarray, asarray=asarray,

@@ -19,7 +19,8 @@ Nothing here knows CuPy's arrays, only the memory behind them, which is NumPy's:
   default pool, from a pool that is gone, or from one told to `free_all_blocks` since, is not launched. (Here the memory
   itself lives as long as the graph.)
 
-Not imitated: work side by side on several streams, and a pool that reuses a graph's memory for later work of its own.
+Not imitated: work side by side on several streams; that while a blocking stream captures, the null stream is unusable;
+a pool that reuses a graph's memory for later work of its own. A kernel's arguments are looked at when it runs.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import standin_graph as graph
-from emulator import emu
 from standin_graph import do, work
 
+from tinygrad_tfm import emulator as emu
 from tinygrad_tfm.kernels import cuda_source
 
 VERSION = "14.2.0"

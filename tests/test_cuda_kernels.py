@@ -2,16 +2,16 @@
 
 What may be off is what rounding allows. A number that is stored is off by at most u of itself: 2⁻²⁴ in float32, 2⁻⁸ in
 bfloat16. Before that come sums in float32, each addition off by 2⁻²⁴ of what is added up. The compiler for GPUs is
-asked in test_cuda_compiles.py; the emulator is in `emulator/`.
+asked in test_cuda_compiles.py, what the emulator itself does in test_emulator.py.
 """
 
 import functools
 
 import numpy as np
 import pytest
-from emulator import emu
 
-from tinygrad_tfm import ops, optim
+from tinygrad_tfm import emulator, ops, optim
+from tinygrad_tfm.emulator import BARRIER
 from tinygrad_tfm.kernels import cuda_source
 from tinygrad_tfm.kernels.cuda_source import source
 from tinygrad_tfm.ops.network import attention_pattern
@@ -19,7 +19,7 @@ from tinygrad_tfm.random import drop_below, random_bits, random_mask
 from tinygrad_tfm.tensor import pull
 
 pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16: pip install 'tinygrad_tfm[test]'")
-pytestmark = pytest.mark.skipif(not emu.COMPILER, reason="the kernels run on the CPU only with g++, on Linux")
+pytestmark = pytest.mark.skipif(not emulator.COMPILER, reason="the kernels run on the CPU only with g++, on Linux")
 
 BF16 = np.dtype("bfloat16")
 U = {"float32": 2**-24, "bfloat16": 2**-8}                         # half of the gap between 1 and the next number
@@ -29,7 +29,7 @@ KEY = 0x1234_5678_9ABC_DEF1                                        # all of its 
 
 @functools.cache
 def module(name, real="float32", **constants):
-    return emu.Module(source(name, real, **constants))
+    return emulator.Module(source(name, real, **constants))
 
 
 @pytest.fixture(params=[False, True], ids=["in order", "reversed"])
@@ -391,7 +391,7 @@ def attention(**how):
 
 
 USES = {"layer_norm": layer_norm, "norm": norm, "cross_entropy": cross_entropy, "attention": attention}
-BARRIERS = {name: len(emu.BARRIER.findall((cuda_source.FOLDER / f"{name}.cu").read_text("utf-8"))) for name in USES}
+BARRIERS = {name: len(BARRIER.findall((cuda_source.FOLDER / f"{name}.cu").read_text("utf-8"))) for name in USES}
 
 
 @pytest.mark.parametrize("name, barrier", [(name, i) for name, count in BARRIERS.items() for i in range(count)])
@@ -409,55 +409,5 @@ def test_without_any_one_barrier_some_order_of_the_threads_goes_wrong(name, barr
 
 def test_every_barrier_of_every_kernel_is_tried():
     texts = [path.read_text("utf-8") for path in cuda_source.FOLDER.iterdir()]
-    assert sum(BARRIERS.values()) == sum(len(emu.BARRIER.findall(text)) for text in texts)
+    assert sum(BARRIERS.values()) == sum(len(BARRIER.findall(text)) for text in texts)
     assert BARRIERS["attention"] == 9
-
-
-ODD = """
-extern "C" __global__ void __launch_bounds__(64)
-writes_beyond(float* x, int n) { x[threadIdx.x] = n; }
-extern "C" __global__ void __launch_bounds__(64)
-reads_beyond(const float* x, float* y, int n) { y[threadIdx.x] = x[threadIdx.x + 1]; }
-extern "C" __global__ void __launch_bounds__(64)
-waits_for_its_warp(float* x, int n) { if (threadIdx.x == 1) __syncthreads(); else __syncwarp(); }
-extern "C" __global__ void __launch_bounds__(64)
-shared_is_unset(float* x, int n) { __shared__ float s[64]; x[threadIdx.x] = s[threadIdx.x]; s[threadIdx.x] = 1; }
-"""
-
-
-@pytest.fixture
-def odd(tmp_path, monkeypatch):
-    monkeypatch.setattr(cuda_source, "FOLDER", tmp_path)
-    (tmp_path / "odd.cu").write_text(ODD)
-    return emu.Module(source("odd"))
-
-
-def test_the_emulator_catches_what_a_gpu_would_let_pass(odd):
-    x = np.zeros(8, np.float32)
-    call(odd, "writes_beyond", (1,), (8,), x=x, n=3)
-    assert (x == 3).all()
-    with pytest.raises(RuntimeError, match="writes_beyond wrote outside an array of shape \\(7,\\)"):
-        call(odd, "writes_beyond", (1,), (8,), x=np.zeros(7, np.float32), n=3)
-    y = unset(8)
-    call(odd, "reads_beyond", (1,), (8,), x=x, y=y, n=0)
-    assert np.isnan(y).tolist() == [False] * 7 + [True]
-    with pytest.raises(RuntimeError, match="waits_for_its_warp: threads wait for each other in vain"):
-        call(odd, "waits_for_its_warp", (1,), (2,), x=x, n=0)
-    x = np.zeros(64, np.float32)
-    call(odd, "shared_is_unset", (2,), (64,), x=x, n=0)
-    assert np.isnan(x).all()
-    with pytest.raises(AssertionError, match="64 threads a block"):
-        call(odd, "writes_beyond", (1,), (65,), x=x, n=0)
-    with pytest.raises(AssertionError, match="n: CuPy would not pass 3 as meant"):
-        odd.get_function("writes_beyond")((1,), (8,), (x, 3))
-
-
-def test_the_emulators_bf16_rounds_as_numpys():
-    x = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32).view(np.float32)
-    ties = np.array([0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38], np.float32)
-    x = np.concatenate([x[~np.isnan(x)], ties])
-    ids, y = np.zeros(1, np.int32), unset(len(x), dtype=BF16)
-    call(module("embedding", "bfloat16"), "embedding", (1,), (128,), ids=ids, table=x, y=y, V=1, D=len(x), n=len(x))
-    with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(y.view(np.uint16) & 0x7FFF, x.astype(BF16).view(np.uint16) & 0x7FFF)
-

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinygrad_tfm.kernels import cuda_source
-from tinygrad_tfm.kernels.cuda_source import NO_ARRAY, Parameter, in_rows, source
+from tinygrad_tfm.kernels.cuda_source import NO_ARRAY, Parameter, in_rows, source, source_of
 
 CONSTANTS = {"layer_norm": {"WIDTH": 64, "DROP": 0}, "attention": {"HEAD": 64, "DROP": 0}}
 FILES = sorted(path.stem for path in cuda_source.FOLDER.glob("*.cu"))
@@ -145,3 +145,12 @@ def test_neither_cupy_nor_a_compiler_is_needed():
             "print(*source('gelu').kernels)")
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.split() == ["gelu", "gelu_backward"]
+
+
+def test_a_text_of_ones_own_may_include_ours():
+    text = '#include "warp.cuh"\nextern "C" __global__ void __launch_bounds__(32)\nmine(real* x) { }'
+    built = source_of(text, "bfloat16")
+    assert built.kernels["mine"].parameters == (Parameter("x", "bfloat16", array=True, optional=False),)
+    assert "float warp_sum(" in built.text and built.text.startswith("#define REAL bf16\n")
+    with pytest.raises(ValueError, match="activations are stored as float32 or bfloat16, not as float16"):
+        source_of(text, "float16")

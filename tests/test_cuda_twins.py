@@ -13,17 +13,16 @@ import pytest
 import standin
 import test_twins
 from cases import some
-from emulator import emu
 from test_twins import ADAMW, BIAS, GAIN, calls, heads, ids, normal, pairs_of
 
 import tinygrad_tfm as tg
-from tinygrad_tfm import functional as F, kernels, ops, optim
+from tinygrad_tfm import emulator, functional as F, kernels, ops, optim
 from tinygrad_tfm.backend import namespace, to_device, to_numpy
 from tinygrad_tfm.kernels import cuda, cuda_attention
 from tinygrad_tfm.random import random_mask
 from tinygrad_tfm.tensor import lift, pull, unbroadcast
 
-pytestmark = pytest.mark.skipif(not emu.COMPILER, reason="kernels run on the CPU only with g++, on Linux")
+pytestmark = pytest.mark.skipif(not emulator.COMPILER, reason="kernels run on the CPU only with g++, on Linux")
 KEY = 0x1234_5678_9ABC_DEF1                                        # all of its bits matter
 
 

@@ -16,11 +16,10 @@ import device_checks as checks
 import numpy as np
 import pytest
 import standin
-from emulator import emu
 from test_train import TINY, start as start_of
 
 import tinygrad_tfm as tg
-from tinygrad_tfm import checkpoint, functional as F
+from tinygrad_tfm import checkpoint, emulator, functional as F
 from tinygrad_tfm.backend import to_device
 from tinygrad_tfm.cli import main
 from tinygrad_tfm.generate import generate, generate_text
@@ -457,7 +456,7 @@ def test_the_command_line_trains_and_samples_on_the_device(tmp_path, capsys):
 
 # ---- the tests for a GPU --------------------------------------------------------------------------------------------
 
-@pytest.mark.skipif(not emu.COMPILER, reason="kernels run on the CPU only with g++, on Linux")
+@pytest.mark.skipif(not emulator.COMPILER, reason="kernels run on the CPU only with g++, on Linux")
 def test_the_tests_for_a_gpu_work():
     """They pass on the stand-in; one of each kind will do here."""
     kinds = "softmax or operators or bits or float64 or gpt or momentum or True or matmul or doctor or come"

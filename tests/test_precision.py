@@ -13,7 +13,7 @@ from test_twins import BIAS, GAIN, heads, ids, normal
 import tinygrad_tfm as tg
 from tinygrad_tfm import functional as F, kernels, ops
 from tinygrad_tfm.backend import to_device
-from emulator.emu import COMPILER
+from tinygrad_tfm.emulator import COMPILER
 from tinygrad_tfm.kernels import cuda
 from tinygrad_tfm.kernels.precision import PRECISIONS
 from tinygrad_tfm.tensor import lift

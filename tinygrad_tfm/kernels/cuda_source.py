@@ -121,26 +121,40 @@ def source(name: str, real: str = "float32", **constants: int) -> Source:
     known = sorted(path.stem for path in FOLDER.glob("*.cu"))
     if name not in known:
         raise ValueError(f"there is no {name}.cu, only {', '.join(known)}")
-    if real not in STORED:
-        raise ValueError(f"activations are stored as {' or '.join(STORED)}, not as {real}")
-    body = _joined(f"{name}.cu", set())
+    body = _joined(f"{name}.cu", (FOLDER / f"{name}.cu").read_text("utf-8"), set())
     wanted = re.findall(CONSTANT, " ".join(re.findall(CONSTANTS, body)))
     if set(wanted) != set(constants):
         example = ", ".join([f'"{name}"', *(f"{c}=…" for c in wanted)])
         raise ValueError(f"{name}.cu is compiled for {', '.join(wanted) or 'no constants'}, "
                          f"not for {', '.join(constants) or 'none'}: source({example})")
+    return _defined(body, real, constants)
+
+
+def source_of(text: str, real: str = "float32") -> Source:
+    """A text of your own, ready to be compiled as ours are; it may include ours: #include "warp.cuh".
+
+    Raises ValueError for a `real` that is not known, or a kernel whose signature is not understood.
+    """
+    return _defined(_joined("yours.cu", text, set()), real, {})
+
+
+def _defined(body: str, real: str, constants: dict[str, int]) -> Source:
+    """The text below lines that say what it is compiled for."""
+    if real not in STORED:
+        raise ValueError(f"activations are stored as {' or '.join(STORED)}, not as {real}")
     defines = [f"#define REAL {STORED[real]}", *(f"#define {c} {operator.index(n)}" for c, n in constants.items())]
     return Source("\n".join([*defines, body]), {k.name: k for k in _kernels(body, STORED[real])})
 
 
-def _joined(name: str, seen: set[str]) -> str:
-    """A file with the files it includes, each once; `#line` lets the compiler's messages name file and line."""
+def _joined(name: str, text: str, seen: set[str]) -> str:
+    """A text and those it includes, each once; `#line` lets the compiler's messages name file and line."""
     seen.add(name)
     lines = [f'#line 1 "{name}"']
-    for number, line in enumerate((FOLDER / name).read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         included = re.match(INCLUDE, line)
         if included and included[1] not in seen:
-            lines += [_joined(included[1], seen), f'#line {number + 1} "{name}"']
+            theirs = (FOLDER / included[1]).read_text("utf-8")
+            lines += [_joined(included[1], theirs, seen), f'#line {number + 1} "{name}"']
         else:
             lines.append("" if included or line.startswith("#pragma once") else line)
     return "\n".join(lines)

@@ -7,7 +7,7 @@
 using u32 = unsigned int;
 using u64 = unsigned long long;
 
-#ifdef __CUDACC__                                  // on a CPU these few are the emulator's: tests/emulator/cpu.h
+#ifdef __CUDACC__                                  // on a CPU these few are the emulator's: emulator/cpu.h
 #include <cuda_bf16.h>
 using bf16 = __nv_bfloat16;
 #define INFINITY __int_as_float(0x7f800000)        // the compiler in use, NVRTC, comes without <math.h>

@@ -1,7 +1,8 @@
 // CUDA on a CPU: as much of it as the kernels use, so that the very files that go to a GPU are tested without one.
 // A fiber for every thread of a block; blocks run one after another. Slow, and no word about speed is meant; but one
 // can step through a kernel with gdb. What a GPU has and this has not: threads that really run at once, addresses
-// that must be aligned, fused multiply-add. Read next: emulator.py, which compiles and calls.
+// that must be aligned, fused multiply-add. Who asks is told what every thread does, and when (`note`).
+// Read next: __init__.py, which compiles and calls.
 #pragma once
 #include <csetjmp>
 #include <cmath>
@@ -45,6 +46,12 @@ namespace gpu {
     inline Meeting block;
     inline jmp_buf scheduler;
     inline int self, removed;                       // the fiber that runs; the number of the barrier left out, or −1
+    enum Event { begins, syncthreads, syncwarp, shuffle, goes_on, ends };       // EVENTS in __init__.py are their names
+    struct Moment { int block, thread; Event event; };
+    inline std::vector<Moment> moments;             // told when all is over: Python would not fit on a fiber's stack
+    inline bool watched;
+    inline int block_number;                        // of the block that runs
+    inline void note(Event event) { if (watched) moments.push_back({block_number, self, event}); }
     inline void (*kernel)(void**);
     inline void** arguments;
 
@@ -58,17 +65,20 @@ namespace gpu {
     [[gnu::noinline]] inline void pause(Thread& t) { if (!_setjmp(t.here)) _longjmp(scheduler, 1); }
 
     inline Meeting& warp() { return warps[self / 32]; }
-    inline void meet(Meeting& m) {                  // wait until all that are expected have come
-        int turn = m.turn;
-        if (++m.arrived == m.expected) { m.arrived = 0; m.turn++; return; }
+    inline void open(Meeting& m) { m.arrived = 0; m.turn++; }
+    inline void meet(Meeting& m, Event arrives) {   // wait until all that are expected have come; the last need not
+        note(arrives);
         Thread& me = threads[self];
-        me.awaited = &m; me.turn = turn;
-        pause(me);
-        me.awaited = nullptr;
+        me.turn = m.turn;
+        if (++m.arrived == m.expected) open(m);
+        else { me.awaited = &m; pause(me); me.awaited = nullptr; }
+        note(goes_on);
     }
-    inline void leave(Meeting& m) { if (--m.expected && m.arrived == m.expected) { m.arrived = 0; m.turn++; } }
+    inline void leave(Meeting& m) { if (--m.expected && m.arrived == m.expected) open(m); }
     inline void run_kernel() {
+        note(begins);
         kernel(arguments);
+        note(ends);
         threads[self].done = true;
         leave(warp()); leave(block);
         _longjmp(scheduler, 1);
@@ -80,7 +90,7 @@ namespace gpu {
         Meeting& w = warp();
         auto& slot = w.slot[w.turn % 2];
         memcpy(slot[self % 32], &mine, sizeof(T));
-        meet(w);
+        meet(w, shuffle);
         return read([&](int lane) { T t; memcpy(&t, slot[lane], sizeof(T)); return t; });
     }
 
@@ -93,7 +103,7 @@ namespace gpu {
         auto order = [&](int i, int count) { return reversed ? count - 1 - i : i; };
         threads.resize(n);
         for (int i = 0; i < blocks; i++) {
-            u32 b = order(i, blocks);
+            u32 b = block_number = order(i, blocks);
             blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
             if (__start_shared) memset(__start_shared, 0xff, __stop_shared - __start_shared);
             block = Meeting{}; block.expected = n;
@@ -132,8 +142,8 @@ namespace gpu {
     template <class... A> void spread(void (*f)(A...), void** a) { spread(f, a, std::index_sequence_for<A...>{}); }
 }
 
-inline void __syncthreads() { gpu::meet(gpu::block); }
-inline void __syncwarp() { gpu::meet(gpu::warp()); }
+inline void __syncthreads() { gpu::meet(gpu::block, gpu::syncthreads); }
+inline void __syncwarp() { gpu::meet(gpu::warp(), gpu::syncwarp); }
 inline float __shfl_xor_sync(u32, float v, int o) {
     return gpu::exchange(v, [&](auto lane) { return lane((gpu::self % 32) ^ o); });
 }
@@ -168,7 +178,11 @@ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     });
 }
 
-// Called from Python: numbers {grid x, y, z, block x, y, z, reversed, barrier to leave out}, and the arguments.
-#define KERNEL(name) extern "C" bool run_##name(const int* n, void** a) { \
+// Called from Python: numbers {grid x, y, z, block x, y, z, reversed, barrier to leave out}, the arguments, and who is
+// to be told afterwards what happened, or null.
+#define KERNEL(name) extern "C" bool run_##name(const int* n, void** a, void (*tell)(int, int, int)) { \
     gpu::kernel = [](void** a) { gpu::spread(name, a); }; gpu::arguments = a; gpu::removed = n[7]; \
-    return gpu::run({(u32)n[0], (u32)n[1], (u32)n[2]}, {(u32)n[3], (u32)n[4], (u32)n[5]}, n[6]); }
+    gpu::watched = tell; gpu::moments.clear(); \
+    bool done = gpu::run({(u32)n[0], (u32)n[1], (u32)n[2]}, {(u32)n[3], (u32)n[4], (u32)n[5]}, n[6]); \
+    for (auto m : gpu::moments) tell(m.block, m.thread, m.event); \
+    return done; }

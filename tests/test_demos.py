@@ -14,6 +14,10 @@ DEMOS = sorted((Path(__file__).parent.parent / "demos").glob("plot_*.py"))
 # By demo: the pictures it leaves, and what it must print. No number here is the library's own: they are calculus,
 # the README of micrograd, the figures of a lecture, and what holds for any trained model.
 PROMISED = {
+    "a_kernel_thread_by_thread": (["turns"],
+                                  [r"by at most \de-0[78]\nby 3 blocks of 256 threads: the very same numbers",
+                                   r"= 496; found in all 32 lanes", r"\n  30 +30 +63 +64 ", r"\n  31 +31 +32 +65 ",
+                                   r"with the barrier +89,440 +89,440\nwithout it +nan +89,440\n"]),
     "autograd_tour": (["derivatives", "finite_differences", "graph"],
                       [r"by the engine: +f'\(3\) = 7\n", "24.7041.*138.8338.*645.5773", r"f''\(3\) = 2\n",
                        r"10 doublings: 2,047 visits path by path, 11 newest first"]),
@@ -40,6 +44,8 @@ def run(demo, folder, *options):
     if "text.Unavailable: " in done.stderr:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr[-3000:]
+    if done.stdout.startswith("skipped: "):
+        pytest.skip(done.stdout.strip())
     return done.stdout
 
 
@@ -94,6 +100,13 @@ def test_a_gallery_can_show_it(demo):
     assert len(cells) >= 3 and all(cell.startswith("# ") for cell in cells)           # every cell begins with words
     headings = re.findall(r"^# (.+)\n# (-+)\n", source, re.MULTILINE)
     assert len(headings) >= 3 and all(len(heading) == len(line) for heading, line in headings)
+
+
+def test_without_a_compiler_the_kernels_say_what_they_take(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [demo] = [demo for demo in DEMOS if name_of(demo) == "a_kernel_thread_by_thread"]
+    with pytest.raises(pytest.skip.Exception, match=r"^skipped: .* takes the compiler g\+\+, on Linux$"):
+        run(demo, tmp_path)
 
 
 def test_without_a_docstring_too_the_options_are_understood(tmp_path, monkeypatch):

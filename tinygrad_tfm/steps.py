@@ -7,7 +7,8 @@ in the order in which it would have drawn them step by step: steps computed and 
 Read next: `train.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -60,40 +61,38 @@ class Steps:
 class Recorded(Steps):
     """The same steps on a GPU, recorded as a CUDA graph.
 
-    The first is computed as any other; it shows how many keys a step takes, and loads every kernel. The second is
-    computed from the tables. The third is recorded, and replayed from then on, if the GPU is able: if not, `say` tells
-    why, and steps are computed from the tables. A recorded step has moved the weights when `gradients` returns, and its
-    loss and norm are overwritten by the next.
+    The first is computed from the tables, which loads every kernel. The second is recorded, and replayed from then on,
+    if the GPU is able: if not, `say` tells why, and steps are computed from the tables. A step has moved the weights
+    when `gradients` returns; its loss and norm are overwritten by the next.
 
     The recording repeats what the model did when it was made. Weights may be changed in place; other tensors, another
     mode, frozen parameters it does not notice.
     """
 
     def __init__(self, *given: Any, say: Callable[[str], None], **named: Any):
-        import cupy
+        import cupy as xp
         super().__init__(*given, **named)
-        self.cupy, self.say = cupy, say
-        # CUDA's default stream cannot be recorded. This one still waits for it, and it for this one.
-        self.stream = cupy.cuda.Stream()
-        self.pool = cupy.cuda.MemoryPool()                         # its memory is given to nobody else
-        self.graph: Any = None
-        self.taken, self.recordable = 0, True
+        self.xp, self.say, self.graph, self.taken = xp, say, None, 0
+        # CUDA's default stream cannot be recorded. This one waits for it, and it for this one.
+        self.stream = xp.cuda.Stream()
+        self.pool = xp.cuda.MemoryPool()                           # its memory is given to nobody else
+        self.starts, self.rates = xp.zeros((MOST_AHEAD, self.shape[0]), np.int64), xp.zeros(MOST_AHEAD, np.float32)
+        self.row, self.count = xp.zeros((), np.int64), xp.zeros((), np.int32)
+        self.keys = xp.zeros((MOST_AHEAD, self._keys_a_step(), 2), np.uint64)    # one in 16 bytes: so kernels read it
 
     def gradients(self, step: int, certain: int = 1) -> tuple[Array, Array]:
         """The same, and the weights are moved too."""
-        self.taken += 1
-        if self.taken == 1:
-            return self._first(step)
         if not self.ahead:
             self._draw(step, min(certain, MOST_AHEAD))
         self.ahead -= 1
-        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
-            if self.taken > 2 and self.recordable and self.graph is None:
+        with self.stream, self.xp.cuda.using_allocator(self.pool.malloc):
+            if self.taken == 1:
                 self._record()
             if self.graph is None:
                 self.out = self._from_tables()
             else:
                 self.graph.launch(self.stream)
+        self.taken += 1
         self.optimizer.lr, self.optimizer.steps = self.rate(step), self.optimizer.steps + 1
         return self.out
 
@@ -102,37 +101,29 @@ class Recorded(Steps):
 
     def again(self) -> Array:
         """The same, but by weights that have been moved already."""
-        return super().again() if self.taken == 1 else self._loss_of(self.row - 1)
+        return self._loss_of(self.row - 1)
 
-    def _first(self, step: int) -> tuple[Array, Array]:
-        drawn: list[int] = []
+    def _keys_a_step(self) -> int:
+        """How many keys of dropout a step takes."""
+        taken = count()
+        with keys_from(next(taken) * 0 for _ in repeat(None)):
+            self.parallel.loss(*windows_at(self.ids, self.starts[0], self.shape[1]))
+        return next(taken)
 
-        def counted() -> Iterator[int]:
-            while True:
-                drawn.append(draw_key())
-                yield drawn[-1]
-        with keys_from(counted()):
-            found = super().gradients(step)
-        super().update()
-        xp, int64 = self.cupy, np.int64
-        self.starts, self.rates = xp.zeros((MOST_AHEAD, self.shape[0]), int64), xp.zeros(MOST_AHEAD, np.float32)
-        self.keys = xp.zeros((MOST_AHEAD, len(drawn), 2), np.uint64)     # one in 16 bytes, as kernels want to read it
-        self.row, self.count = xp.zeros((), int64), xp.zeros((), np.int32)
-        return found
-
-    def _draw(self, step: int, count: int) -> None:
-        """Fill the tables for `count` steps from this one on."""
+    def _draw(self, step: int, certain: int) -> None:
+        """Fill the tables for so many steps from this one on."""
         starts, keys = np.zeros(self.starts.shape, np.int64), np.zeros(self.keys.shape, np.uint64)
-        for row in range(count):
+        for row in range(certain):
             starts[row] = random_starts(self.ids, *self.shape, rng())
             keys[row, :, 0] = [draw_key() for _ in range(keys.shape[1])]
         rates = np.zeros(MOST_AHEAD, np.float32)
-        rates[:count] = [self.rate(step + row) for row in range(count)]
-        for table, values in ((self.starts, starts), (self.keys, keys), (self.rates, rates),
-                              (self.row, np.zeros((), np.int64)), (self.count, np.int32(self.optimizer.steps))):
+        rates[:certain] = [self.rate(step + row) for row in range(certain)]
+        row, steps = np.zeros((), np.int64), np.array(self.optimizer.steps, np.int32)
+        for table, values in ((self.starts, starts), (self.keys, keys), (self.rates, rates), (self.row, row),
+                              (self.count, steps)):
             if table.size:
-                table.set(np.asarray(values))
-        self.ahead = count
+                table.set(values)
+        self.ahead = certain
 
     def _loss_of(self, row: Array) -> Array:
         """The loss of a row of the tables; its gradients are left at the parameters."""
@@ -155,7 +146,7 @@ class Recorded(Steps):
         return loss, norm
 
     def _record(self) -> None:
-        self.cupy.get_default_memory_pool().free_all_blocks()     # what the first step took; this one has its own
+        self.xp.get_default_memory_pool().free_all_blocks()       # what was tried before; this step has its own
         try:
             self.stream.begin_capture()
             try:
@@ -164,5 +155,4 @@ class Recorded(Steps):
                 graph = self.stream.end_capture()
             self.graph = graph
         except Exception as error:                                 # whatever CuPy or CUDA cannot record is the reason
-            self.recordable = False
             self.say(f"this step cannot be recorded as a CUDA graph, its kernels are launched one by one: {error}")

@@ -232,25 +232,20 @@ def test_softmax_in_its_own_place_and_of_a_row_that_vanishes(launch, nothing):
 
 
 @pytest.mark.parametrize("step", [1, 2, 1000, 100_000])
-@pytest.mark.parametrize("half", [True, False])
-def test_adamw_decays_the_first_ones_and_reads_what_changes_from_memory(launch, step, half):
-    n, decayed, settings = 203, 100, dict(eps=1e-3, decay=0.1)
+@pytest.mark.parametrize("decay", [0.1, 0.0])
+def test_adamw_reads_what_changes_from_memory(launch, step, decay):
+    n, settings = 203, dict(eps=1e-3, decay=decay)
     w, g, mean, square = normal(n), normal(n, seed=1), normal(n, seed=2, scale=0.1), np.abs(normal(n, seed=3))
     lr, factor, betas = (np.array(v, np.float32) for v in (1e-2, 0.7, (0.9, 0.999)))
     W, G, M, Q = double(w, g, mean, square)
-    copy = unset(n, dtype=BF16) if half else None
-    for part, decay in [(slice(decayed), 0.1), (slice(decayed, n), 0.0)]:
-        optim.adamw(W[part], G[part], M[part], Q[part], scale=float(factor), lr=float(lr), betas=betas.tolist(),
-                    eps=1e-3, decay=decay, step=step)
+    optim.adamw(W, G, M, Q, scale=float(factor), lr=float(lr), betas=betas.tolist(), step=step, **settings)
     before = w.copy()
-    launch(module("adamw"), "adamw", (2,), (64,), w=w, g=g, mean=mean, square=square, copy=copy, lr=lr.reshape(1),
+    launch(module("adamw"), "adamw", (2,), (64,), w=w, g=g, mean=mean, square=square, lr=lr.reshape(1),
            step=np.array([step], np.int32), factor=factor.reshape(1), beta1=float(betas[0]), beta2=float(betas[1]),
-           decayed=decayed, n=n, **settings)
+           n=n, **settings)
     close(mean, M, np.abs(M) + np.abs(G), 4)
     close(square, Q, Q + G * G, 4)
     close(w, W, np.abs(before) + np.abs(W - before) * 20, 4)
-    if half:
-        np.testing.assert_array_equal(copy, w.astype(BF16))
 
 
 @pytest.mark.parametrize("n, blocks", [(1, 1), (1000, 3), (5000, 70)])

@@ -173,9 +173,9 @@ def embedding(weight, *, ids):
     launch(compiled("embedding", y.dtype.name)["embedding"], grid(y.size), ids=rows, table=weight, y=y, V=V, D=D,
            n=y.size)
 
-    def back(g):
+    def back(g, onto=None):
         hot = (xp.arange(V, dtype=np.int32)[:, None] == rows).astype(g.dtype)                  # (V, B·T)
-        return product(hot, g.reshape(-1, D), dtype=np.float32)
+        return product(hot, g.reshape(-1, D), dtype=np.float32, onto=onto)
     return y, back
 
 
@@ -214,7 +214,8 @@ def layer_norm(x, gain, bias=None, *, eps=1e-5):
 
 def add_layer_norm(x, delta, gain, bias=None, *, eps=1e-5, p=0.0, key=0):
     """h = x + drop(delta) and the layer norm y of h, in one visit; without delta h is x. The way back takes the
-    gradient of y and, as `skip`, the one that h has from elsewhere, and gives those of x, delta, gain and bias."""
+    gradient of y and, as `skip`, the one that h has from elsewhere, and gives those of x, delta, gain (in a place that
+    it may be given) and bias."""
     x, gain, bias = whole(x), whole(gain), None if bias is None else whole(bias)
     xp, D, rows = namespace(x), x.shape[-1], x.size // x.shape[-1]
     kernels = compiled("layer_norm", x.dtype.name, WIDTH=D, DROP=drop_below(p) if p else 0)
@@ -224,9 +225,10 @@ def add_layer_norm(x, delta, gain, bias=None, *, eps=1e-5, p=0.0, key=0):
     launch(kernels["layer_norm"], grid(32 * rows), x=x, delta=None if delta is None else whole(delta), gain=gain,
            bias=bias, sum=None if delta is None else h, y=y, mean=mean, rstd=rstd, eps=eps, rows=rows, **drop)
 
-    def back(g, skip=None):
+    def back(g, skip=None, ggain=None):
         blocks = grid(32 * rows, most=2)                           # few, since their shares must be added up
-        gx, shares, ggain = xp.empty_like(h), xp.empty((blocks, 2, D), gain.dtype), xp.empty_like(gain)
+        gx, shares = xp.empty_like(h), xp.empty((blocks, 2, D), gain.dtype)
+        ggain = xp.empty_like(gain) if ggain is None else ggain
         gbias = None if bias is None else xp.empty_like(bias)
         gdelta = xp.empty_like(gx) if p else None
         launch(kernels["layer_norm_backward"], blocks, g=whole(g), h=h, gain=gain, mean=mean, rstd=rstd, skip=skip,
@@ -300,6 +302,6 @@ def _in_place(p: Any, g: Any, mean: Any, square: Any, **settings: Any) -> bool:
 @twin(fits=_in_place)
 def adamw(p, g, mean, square, *, scale, lr, betas, eps, decay, step):
     """One visit. Rate, step and factor are read from the GPU's memory, where clipping left the factor."""
-    launch(compiled("adamw")["adamw"], grid(p.size), w=p, g=whole(g), mean=mean, square=square, copy=None,
+    launch(compiled("adamw")["adamw"], grid(p.size), w=p, g=whole(g), mean=mean, square=square,
            lr=number(lr, np.float32), step=number(step, np.int32), factor=number(scale, np.float32), beta1=betas[0],
-           beta2=betas[1], eps=eps, decay=decay, decayed=p.size, n=p.size)
+           beta2=betas[1], eps=eps, decay=decay, n=p.size)

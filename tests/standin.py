@@ -5,7 +5,7 @@
             train_step()
         assert counter.value == 0, counter.where
 
-The numbers are NumPy's; those of `RawModule`'s kernels come from the emulator (emulator/), which
+The numbers are NumPy's; those of `RawModule`'s kernels come from the emulator (tinygrad_tfm/emulator), which
 needs g++. The manners are those of CuPy 14.2, read off its source, so that code which would fail or
 crawl on a GPU fails here:
 
@@ -48,15 +48,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from time import perf_counter
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import standin_cublaslt as lt
 import standin_graph as graph
 from standin_graph import do, work
 
 from tinygrad_tfm import emulator as emu
-from tinygrad_tfm.kernels import cuda_source
+from tinygrad_tfm.kernels import cublaslt, cuda_source
 
 VERSION = "14.2.0"
 # Read off cupy-cuda13x 14.2.0: the public callables of NumPy 2.4.6 that it lacks.
@@ -223,6 +225,9 @@ def call_ufunc(ufunc, method: str, args, kw):
     name, indices = ufunc.__name__, ()
     if method != "outer" and name not in UFUNC_METHODS.get(method, (name,)):
         raise NotImplementedError(f"`cupy.{name}.{method}` is not supported yet")
+    bf16 = name == "matmul" and str(getattr(args[0], "dtype", "")) == "bfloat16"
+    if bf16 and args[0].ndim > 2:
+        raise TypeError("data type 'E' not understood")    # all that CuPy says: it has no such batches
     if method == "at":
         if args[0].dtype.char not in AT[name]:
             raise TypeError(f"cupy.{name}.at does not support {args[0].dtype}")
@@ -238,7 +243,7 @@ def call_ufunc(ufunc, method: str, args, kw):
     result = work(getattr(ufunc, method), first, *indices, *rest, **kwargs)
     out = kw.get("out")
     if out is None:
-        return device(result)
+        return device(result.astype(first.dtype) if bf16 else result)       # NumPy's are float32
     return out[0] if isinstance(out, tuple) and len(out) == 1 else out
 
 
@@ -456,6 +461,33 @@ class Stream(graph.Stream):
         note("synchronize")
 
 
+class Event:
+    """A moment on a stream, which is the host's."""
+
+    def record(self, stream=None): self.time = perf_counter()
+    def synchronize(self): sync("Event.synchronize")
+
+
+def get_elapsed_time(begin, end):
+    return 1000 * (end.time - begin.time)
+
+
+class Memory:
+    """`MemoryPointer`, to memory that lives as long as it does."""
+
+    def __init__(self, size):
+        self._bytes = np.empty(size, np.uint8)
+        self.ptr = self._bytes.ctypes.data
+
+    def memset_async(self, value, size, stream=None): self._bytes[:size] = value
+
+
+def multiply(step):
+    """A product by cuBLASLt: one launch, or one to come."""
+    graph.launched("product")
+    do(step)
+
+
 class RawModule:
     """The kernels of a text, compiled for the CPU."""
 
@@ -486,8 +518,9 @@ runtime = SimpleNamespace(
 graph.Stream.null = Stream(null=True)
 cuda = facade("cupy.cuda", ModuleType("nothing"), Device=Device, Stream=Stream, Graph=graph.Graph,
               MemoryPool=graph.MemoryPool, using_allocator=graph.using_allocator, runtime=runtime,
-              is_available=lambda: True, get_current_stream=graph.get_current_stream)
-pool = SimpleNamespace(used_bytes=lambda: 0, total_bytes=lambda: 0, free_all_blocks=lambda: None)
+              is_available=lambda: True, get_current_stream=graph.get_current_stream, Event=Event,
+              get_elapsed_time=get_elapsed_time)
+pool = SimpleNamespace(used_bytes=lambda: 0, total_bytes=lambda: 0, free_all_blocks=lambda: None, malloc=Memory)
 cupy = facade(
     "cupy", np, LACKS, __version__=VERSION, __path__=[], ndarray=ndarray, asarray=asarray,
     array=array, asanyarray=asarray, asnumpy=asnumpy, where=where, cuda=cuda,
@@ -501,7 +534,10 @@ cupyx = facade("cupyx", ModuleType("nothing"), __path__=[], scipy=scipy)
 
 @contextmanager
 def install(**extra) -> Iterator[ModuleType]:
-    """`import cupy` finds the stand-in inside the block; `extra` adds to it, as Event=...."""
+    """`import cupy` finds the stand-in inside the block; `extra` adds to it, as RawModule=....
+
+    Products by cuBLASLt go to NumPy's imitation. It proposes one algorithm only, so none are timed and nobody waits.
+    """
     ours = {m.__name__: m for m in (cupy, cuda, cupy.linalg, cupyx, scipy, special)}
     theirs = {name: m for name, m in sys.modules.items() if name.split(".")[0] in ("cupy", "cupyx")}
     own = dict(vars(cupy))
@@ -509,9 +545,11 @@ def install(**extra) -> Iterator[ModuleType]:
         del sys.modules[name]
     sys.modules.update(ours)
     vars(cupy).update(extra)
+    real, cublaslt.library = cublaslt.library, cache(lambda: cublaslt.Library(lt.CublasLt(1, multiply)))
     try:
         yield cupy
     finally:
+        cublaslt.library = real
         for name in ours:
             sys.modules.pop(name, None)
         sys.modules.update(theirs)

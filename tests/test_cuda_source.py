@@ -120,7 +120,8 @@ def test_rows_may_lie_apart_where_a_kernel_asks_for_the_distance():
     ("relu", {}, "there is no relu.cu, only adamw, attention, cross_entropy"),
     ("gelu", {"real": "float16"}, "activations are stored as float32 or bfloat16, not as float16"),
     ("gelu", {"WIDTH": 3}, r'gelu.cu is compiled for no constants, not for WIDTH: source\("gelu"\)'),
-    ("layer_norm", {}, r'layer_norm.cu is compiled for WIDTH, DROP, not for none: source\("layer_norm", WIDTH=…, DROP=…\)'),
+    ("layer_norm", {}, r'layer_norm.cu is compiled for WIDTH, DROP, not for none: '
+                       r'source\("layer_norm", WIDTH=…, DROP=…\)'),
     ("attention", {"HEAD": 64}, r"attention.cu is compiled for HEAD, DROP, not for HEAD"),
 ])
 def test_a_text_that_cannot_be_is_refused(name, settings, words):

@@ -256,7 +256,7 @@ def test_what_no_host_looks_at_is_seen_in_the_loss(waited):
 def test_a_row_that_vanishes_is_nan_in_softmax_and_nothing_in_attention():
     x = normal(3, 5)
     x[1] = -np.inf
-    np.testing.assert_allclose(cuda.softmax(there(x))[0].get(), ops.softmax(x)[0], rtol=1e-6)
+    np.testing.assert_allclose(cuda_attention.softmax(there(x))[0].get(), ops.softmax(x)[0], rtol=1e-6)
     assert np.isnan(ops.softmax(x)[0][1]).all()
     q, k, v = (abs(a) for a in heads(3, 3))
     q[0, 0, 1, 0] = -np.inf
@@ -377,7 +377,8 @@ def test_under_create_graph_the_plain_rule_runs(name, launched, cupy):
     def slope(x, *rest):
         return tg.grad(lambda x: (op(x, *rest, **settings) ** 3).sum())(x)
     found = slope(*map(there, inputs)).numpy()
-    assert sum(launched.values()) == 1, launched                   # once, on the way forward
+    launched.pop("product", None)                                  # on Tensors each product is an op, and has its twin
+    assert sum(launched.values()) == (name != "matmul"), launched  # once, on the way forward
     with tg.fused(False):
         plain = slope(*map(there, inputs)).numpy()
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)

@@ -50,7 +50,7 @@ def cast(x):
 
 LOW, HIGH = BF16, np.dtype(np.float32)
 TILES = heads(64, 128, K=32, B=1)
-CALLS = [                                              # rule, inputs with the way each is stored, settings, value's dtype
+CALLS = [                                              # rule, inputs and how each is stored, settings, value's dtype
     ("matmul", [(normal(5, 6), LOW), (normal(6, 4), HIGH)], {}, LOW),
     ("matmul", [(normal(5, 6), HIGH), (normal(6, 4), HIGH)], {}, LOW),
     ("matmul", [(normal(2, 5, 6), LOW), (normal(6, 4), HIGH)], {}, LOW),

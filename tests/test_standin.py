@@ -12,7 +12,7 @@ import pytest
 import standin
 
 from tinygrad_tfm import emulator as emu
-from tinygrad_tfm.kernels import cuda
+from tinygrad_tfm.kernels import cuda, cuda_attention
 from tinygrad_tfm.kernels.cuda_source import source
 
 HOST = np.ones((2, 3), np.float32)
@@ -732,7 +732,7 @@ def training(cp):
     """A small step of training: its arrays, and the step, which changes them and returns the loss."""
     rng = np.random.default_rng(0)
     x, target, weight = (cp.asarray(rng.standard_normal((5, 8)).astype(np.float32)) for _ in range(3))
-    target = cuda.softmax(target)[0]
+    target = cuda_attention.softmax(target)[0]
     gain, bias, t = cp.ones(8, np.float32), cp.zeros(8, np.float32), cp.zeros((), np.int32)
     weights = [weight, gain, bias]
     moments = [(cp.zeros_like(w), cp.zeros_like(w)) for w in weights]
@@ -744,7 +744,7 @@ def training(cp):
         h = weight * x
         h, back_norm = cuda.layer_norm(h, gain, bias)
         h, back_gelu = cuda.gelu(h)
-        y, back_softmax = cuda.softmax(h)
+        y, back_softmax = cuda_attention.softmax(h)
         g, ggain, gbias = back_norm(back_gelu(back_softmax(-target / y)))
         gradients = [g * x, ggain, gbias]
         norm = cp.sqrt(sum((g * g).sum() for g in gradients))

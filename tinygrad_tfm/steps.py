@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .backend import Array
+from .flat import by_hand
 from .optim import Optimizer, clip_factor, global_norm
 from .parallel import DataParallel
 from .random import draw_key, keys_from, rng
@@ -22,20 +23,37 @@ from .text import random_batch, random_starts, windows_at
 MOST_AHEAD = 100                    # steps whose random numbers are drawn at once
 
 
+class ByEngine:
+    """What a step is made of, by the engine: `flat.ByHand` is its twin."""
+
+    def __init__(self, parallel: DataParallel, optimizer: Optimizer):
+        self.backward, self.optimizer = parallel.backward, optimizer
+
+    def norm(self) -> Array:
+        """The norm of all gradients together."""
+        return global_norm(self.optimizer.parameters)
+
+    def update(self, scale: Any) -> None:
+        """Move the weights, the gradients taken times `scale`, and forget these."""
+        self.optimizer.step(scale)
+        self.optimizer.zero_grad()
+
+
 class Steps:
     """Steps of training, each in two halves: `gradients(step)`, then `update()`.
 
     Batches of `batch` windows are drawn from the text `ids`, the learning rate is `rate(step)`, the norm of the
-    gradients is clipped to `clip`. `ahead` says for how many steps to come random numbers have been drawn already:
-    for none.
+    gradients is clipped to `clip`. A decoder on a GPU goes by hand, if it is one for it and `hand` allows it. `ahead`
+    says for how many steps to come random numbers have been drawn already: for none.
     """
 
     ahead = 0
 
-    def __init__(self, parallel: DataParallel, optimizer: Optimizer, ids: Array, batch: int,
-                 rate: Callable[[int], float], clip: float):
+    def __init__(self, parallel: DataParallel, optimizer: Optimizer, ids: Array, *, batch: int,
+                 rate: Callable[[int], float], clip: float, hand: bool = True):
         self.parallel, self.optimizer, self.ids = parallel, optimizer, ids
         self.shape, self.rate, self.clip = (batch, parallel.model.config.context), rate, clip
+        self.work = (by_hand(parallel.model, optimizer) if hand else None) or ByEngine(parallel, optimizer)
 
     def gradients(self, step: int, certain: int = 1) -> tuple[Array, Array]:
         """The loss of step number `step`, from 0, and the norm of its gradients, both as 0-d arrays. `certain` steps,
@@ -43,17 +61,16 @@ class Steps:
         self.batch = random_batch(self.ids, *self.shape, rng())
         self.dice = rng().bit_generator.state
         self.optimizer.lr = self.rate(step)
-        loss = self.parallel.backward(*self.batch)
-        self.norm = global_norm(self.optimizer.parameters)
+        loss = self.work.backward(*self.batch)
+        self.norm = self.work.norm()
         return loss, self.norm
 
     def update(self) -> None:
         """Move the weights."""
-        self.optimizer.step(clip_factor(self.norm, self.clip))
-        self.optimizer.zero_grad()
+        self.work.update(clip_factor(self.norm, self.clip))
 
     def again(self) -> Array:
-        """The loss of this step once more, with the same dropout: to look where it went wrong."""
+        """The loss of this step once more, by the engine and with the same dropout: to look where it went wrong."""
         rng().bit_generator.state = self.dice
         return self.parallel.backward(*self.batch)
 
@@ -101,7 +118,7 @@ class Recorded(Steps):
 
     def again(self) -> Array:
         """The same, but by weights that have been moved already."""
-        return self._loss_of(self.row - 1)
+        return self._loss_of(self.parallel.backward, self.row - 1)
 
     def _keys_a_step(self) -> int:
         """How many keys of dropout a step takes."""
@@ -118,27 +135,26 @@ class Recorded(Steps):
             keys[row, :, 0] = [draw_key() for _ in range(keys.shape[1])]
         rates = np.zeros(MOST_AHEAD, np.float32)
         rates[:certain] = [self.rate(step + row) for row in range(certain)]
-        row, steps = np.zeros((), np.int64), np.array(self.optimizer.steps, np.int32)
-        for table, values in ((self.starts, starts), (self.keys, keys), (self.rates, rates), (self.row, row),
-                              (self.count, steps)):
+        for table, values in ((self.starts, starts), (self.keys, keys), (self.rates, rates),
+                              (self.row, np.array(0)), (self.count, np.array(self.optimizer.steps, np.int32))):
             if table.size:
                 table.set(values)
         self.ahead = certain
 
-    def _loss_of(self, row: Array) -> Array:
-        """The loss of a row of the tables; its gradients are left at the parameters."""
+    def _loss_of(self, backward: Callable[[Array, Array], Array], row: Array) -> Array:
+        """The loss of a row of the tables, and its gradients."""
         keys = self.keys.take(row, axis=0) if self.keys.size else self.keys[0]
         with keys_from(keys[i, 0] for i in range(len(keys))):
-            return self.parallel.backward(*windows_at(self.ids, self.starts.take(row, axis=0), self.shape[1]))
+            return backward(*windows_at(self.ids, self.starts.take(row, axis=0), self.shape[1]))
 
     def _from_tables(self) -> tuple[Array, Array]:
         """What is recorded: it reads its row of the tables, and goes on to the next."""
         optimizer, kept = self.optimizer, (self.optimizer.lr, self.optimizer.steps)
         optimizer.lr, optimizer.steps = self.rates.take(self.row), self.count
         try:
-            loss = self._loss_of(self.row)
-            norm = global_norm(optimizer.parameters)
-            optimizer.step(clip_factor(norm, self.clip))
+            loss = self._loss_of(self.work.backward, self.row)
+            norm = self.work.norm()
+            self.work.update(clip_factor(norm, self.clip))
         finally:
             optimizer.lr, optimizer.steps = kept
             optimizer.zero_grad()

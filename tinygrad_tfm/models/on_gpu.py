@@ -33,11 +33,11 @@ def goes_by_hand(model: Any) -> bool:
     """Whether a model is a decoder that this file knows, as it was built, its float32 weights on a GPU, all trained."""
     if _watchers.get() or not _fused.get() or type(model) is not Decoder:
         return False
-    c = model.config
+    c, activations = model.config, [getattr(block.feed_forward, "activation", None) for block in model.blocks]
     return (c.pre_norm and c.tied and not c.bias and not c.scale_embedding and c.activation == "gelu"
             and c.width % 2 == 0 and c.width <= 1024 and c.vocab <= 1024 and type(model.positions) is LearnedPositions
             and all(as_built(module) for _, module in model.named_modules())
-            and all(block.feed_forward.activation is ACTIVATIONS["gelu"] for block in model.blocks)
+            and all(activation is ACTIVATIONS["gelu"] for activation in activations)
             and all(float32(x.data) and x.requires_grad for _, x in model.named_tensors()))
 
 
@@ -48,8 +48,8 @@ def loss_by_hand(model: Decoder, ids: Array, targets: Array, weight: Place, grad
     `weight(p)` is a parameter as products read it, in bf16 or float32; `gradient(p)` the place of its gradient, which
     is float32 and holds 0. Keys of dropout are drawn in the order in which the model draws them.
     """
-    (B, T), V, D = ids.shape, *model.embed.weight.shape
-    table, positions, drop = model.embed.weight, model.positions.weight, _dropout(model.dropout)
+    (B, T), D, drop = ids.shape, model.config.width, _dropout(model.dropout)
+    table, positions = model.embed.weight, model.positions.weight                        # type: ignore[attr-defined]
     x, back_to_table = embedding(table.data, ids=ids)
     x += positions.data[:T].astype(x.dtype, copy=False)
     h = (dropped(x, **drop) if drop["p"] else x).reshape(B * T, D)
@@ -57,8 +57,8 @@ def loss_by_hand(model: Decoder, ids: Array, targets: Array, weight: Place, grad
     _, y, back_to_stream = _add_norm(h, None, norms[0], gradient)
     ways = []
     for block, after in zip(model.blocks, norms[1:]):
-        h, y, back = _block(block, after, h, y, B, weight, gradient)
-        ways.append(back)
+        h, y, way = _block(block, after, h, y, B, weight, gradient)
+        ways.append(way)
     logits = _product(y, weight(table).T)
     loss, back_to_logits = cross_entropy(logits, targets=targets.reshape(-1))
 

@@ -112,7 +112,7 @@ for label, without in ("with the barrier", -1), ("without it", 0):
     for backwards in (False, True):
         shares, trace = np.full(1, np.nan, np.float32), []
         run(source("norm"), "sum_of_squares", 64, how=dict(without=without, reversed=backwards, trace=trace),
-            g=x, shares=shares, n=x.size)
+            g=x, shares=shares, first=0, n=x.size)
         found.append(float(shares[0]))
         traces.setdefault(label, trace)                           # that of the first order is drawn below
     print(f"{label:22}" + "".join(f"{f'{result:,.0f}':>15}" for result in found))

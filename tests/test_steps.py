@@ -136,7 +136,8 @@ def test_a_step_by_hand_never_waits_and_keeps_no_graph():
 
 NOT_BY_HAND = {"bias": dict(bias=True), "relu": dict(activation="relu"), "gelu_tanh": dict(activation="gelu_tanh"),
                "untied": dict(tied=False), "post-norm": dict(pre_norm=False),
-               "sinusoidal": dict(positions="sinusoidal"), "scaled": dict(scale_embedding=True), "odd": dict(width=15, heads=3)}
+               "sinusoidal": dict(positions="sinusoidal"), "scaled": dict(scale_embedding=True),
+               "odd": dict(width=15, heads=3)}
 
 
 @pytest.mark.parametrize("name", NOT_BY_HAND)

@@ -15,8 +15,7 @@ from tinygrad_tfm.cli import main
 
 PIP = f"{shlex.quote(sys.executable)} -m pip"
 BOTH = [("cupy-cuda12x", "14.2.0"), ("cupy_cuda13x", "14.2.0"), ("cupy-cuda13x", "14.2.0"), ("cupyish", "1.0")]
-GRAPHS = hasattr(standin.cuda, "MemoryPool")                       # a stand-in that records
-WORK = [name for name in doctor.WORK if GRAPHS or name != "a recorded step"]
+WORK = list(doctor.WORK)
 
 
 @pytest.fixture
@@ -130,8 +129,6 @@ needs_compiler = pytest.mark.skipif(not emulator.COMPILER, reason="kernels run o
 def test_on_a_gpu_that_is_well_every_check_says_so(machine, cupy):
     machine(13000, BOTH[:1])
     found, repair = findings()
-    if not GRAPHS:
-        del found["a recorded step"]
     assert found == dict.fromkeys(["driver", "CuPy", "a GPU", *WORK], "ok") and not repair
     assert doctor.device() == ("stand-in, compute capability 9.0, 1.0 of 1.0 GiB free; CUDA 13.0 of the driver, "
                                "13.0 of CuPy")
@@ -151,12 +148,21 @@ def test_a_kernel_that_gives_wrong_numbers_is_told_and_the_others_are_asked_all_
 
 def test_a_product_that_is_wrong_or_fails_is_told(machine, cupy, monkeypatch):
     machine(13000)
-    monkeypatch.setattr(standin.ndarray, "__matmul__", lambda a, b: a)
+    monkeypatch.setattr(doctor.cublaslt, "product", lambda a, b: a)
     monkeypatch.setattr(doctor.twins, "gelu", lambda x: 1 / 0)
     found = doctor.gpu()
     assert found["a float32 product"].startswith("wrong numbers, off by up to ")
     assert found["a bfloat16 product"].startswith("wrong numbers, off by up to ")
     assert found["a kernel of ours"] == "ZeroDivisionError: division by zero"
+
+
+def test_without_cublaslt_the_right_cupy_is_installed_with_it(machine, cupy, monkeypatch):
+    machine(13000, BOTH[:1])
+    monkeypatch.setattr(doctor.cublaslt, "library", lambda: "cuBLASLt cannot be used: no such file")
+    with pytest.warns(RuntimeWarning, match="CuPy multiplies instead"):
+        found, repair = findings()
+    assert found["products by cuBLASLt"] == "cuBLASLt cannot be used: no such file"
+    assert repair == f"{PIP} uninstall -y cupy-cuda12x && {PIP} install 'tinygrad_tfm[cuda13]'"
 
 
 def test_a_recorded_step_that_is_not_done_again_is_told(machine, cupy, monkeypatch):

@@ -13,20 +13,20 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from importlib import import_module, metadata
-from importlib.util import find_spec
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from .gpu import cuda
-from .kernels import cuda as twins
+from .kernels import cublaslt, cuda as twins
 from .ops import gelu
 from .parallel import cores, suggested_workers
 
 EXTRAS = {"safetensors": "weights", "matplotlib": "plot", "tqdm": "plot", "threadpoolctl": "threads",
           "torch": "oracle"}
 OLDEST = 12000                                                     # CUDA 12.0: the driver that CuPy 14 needs
+CUBLASLT = "products by cuBLASLt"
 
 
 def run(options: Any) -> tuple[int, dict[str, Any]]:
@@ -125,7 +125,8 @@ def repair(found: dict[str, str]) -> str:
     steps = [f"{pip} uninstall -y {' '.join(wheel.partition('==')[0] for wheel in wheels)}"] if wheels else []
     if number >= OLDEST:
         steps.append(f"{pip} install 'tinygrad_tfm[{'cuda13' if number >= 13000 else 'cuda12'}]'")
-    needed = found["CuPy"] != "ok" and (number >= OLDEST or len(wheels) > 1)
+    broken = found["CuPy"] != "ok" or found.get(CUBLASLT, "ok") != "ok"
+    needed = broken and (number >= OLDEST or len(wheels) > 1)
     return " && ".join(steps) if needed else ""
 
 
@@ -167,7 +168,7 @@ def _product(dtype: str) -> str:
         import ml_dtypes  # noqa: F401                             # with it NumPy knows the word
     a = np.arange(256, dtype=np.float32).reshape(16, 16) % 3 - 1   # of −1, 0, 1: exact in every precision
     b = cuda().asarray(a).astype(np.dtype(dtype))
-    return _same(b @ b, a @ a)
+    return _same(cublaslt.product(b, b), a @ a)
 
 
 def _recorded() -> str:
@@ -194,6 +195,5 @@ def _same(found: Any, exact: np.ndarray) -> str:
 
 WORK: dict[str, Callable[[], str]] = {
     "a kernel of ours": _kernel, "a float32 product": partial(_product, "float32"),
-    "a bfloat16 product": partial(_product, "bfloat16"), "a recorded step": _recorded}
-if find_spec(f"{__package__}.kernels.cublaslt"):
-    WORK["products by cuBLASLt"] = lambda: import_module(f"{__package__}.kernels.cublaslt").missing()
+    "a bfloat16 product": partial(_product, "bfloat16"), CUBLASLT: lambda: cublaslt.missing(),
+    "a recorded step": _recorded}

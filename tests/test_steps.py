@@ -3,13 +3,17 @@
 On the stand-in, which records what CuPy can record and refuses what it cannot; kernels run on the emulator.
 """
 
+from contextlib import contextmanager
+from functools import partial
+
 import device_checks as checks
 import numpy as np
 import pytest
 import standin
+from test_train import start as start_of
 
 import tinygrad_tfm as tg
-from tinygrad_tfm import optim
+from tinygrad_tfm import checkpoint, optim
 from tinygrad_tfm.backend import to_device
 from tinygrad_tfm.emulator import COMPILER
 from tinygrad_tfm.flat import Flat, by_hand
@@ -17,6 +21,7 @@ from tinygrad_tfm.models.on_gpu import goes_by_hand
 from tinygrad_tfm.parallel import DataParallel
 from tinygrad_tfm.random import random_stream
 from tinygrad_tfm.steps import MOST_AHEAD, Recorded, Steps
+from tinygrad_tfm.train import Diverged, sample, train
 
 pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16: pip install 'tinygrad_tfm[test]'")
 pytestmark = pytest.mark.skipif(not COMPILER, reason="kernels run on the CPU only with g++, on Linux")
@@ -28,6 +33,14 @@ TILES = dict(layers=1, heads=2, width=64, context=64, dropout=0.1)              
 def cupy():
     with standin.install() as cupy:
         yield cupy
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_samples():
+    """A run writes 20 characters now and then, not 200."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinygrad_tfm.train.sample", partial(sample, count=20))
+        yield
 
 
 def taken(kind, steps, precision="float32", hand=False, model=None, certain=lambda step: 1, batch=3, clip=0.5, **shape):
@@ -156,6 +169,8 @@ def test_parts_of_ones_own_frozen_weights_and_the_cpu_are_the_engines():
         assert not goes_by_hand(own)
     own.blocks[0].attention = tg.nn.Sequential()
     frozen.embed.weight.requires_grad = False
+    with tg.precision("bf16"):                                     # heads of 8, and a context of 16
+        assert not goes_by_hand(checks.decoder("cuda", **SHAPE)) and goes_by_hand(checks.decoder("cuda", **TILES))
     assert not any(map(goes_by_hand, (own, frozen, host.to("cpu"), host.blocks[0], None)))
     model = checks.decoder("cuda", **SHAPE)
     assert by_hand(model, optim.SGD(model.parameters(), 1e-2)) is None
@@ -221,3 +236,55 @@ def test_no_number_of_the_hosts_is_written_while_recording():
             before = _written.cache_info()
             steps.gradients(1)
             assert steps.graph is not None and _written.cache_info() == before
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+def run(folder, said, stop_at=None, resume=None, **settings):
+    """A run of 20 steps on the device; with `resume`, the second half of that one."""
+    start = start_of(folder, shape=SHAPE | {"layers": 1}, device="cuda", **settings)
+    train(*start[:4], resume or start[4], resume=resume is not None, stop_at=stop_at, say=said.append)
+    return start[4]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_ten_recorded_steps_and_ten_more_are_twenty_to_the_bit(tmp_path, precision):
+    said = []
+    with standin.count_launches() as launched:
+        whole = run(tmp_path / "whole", said, precision=precision)
+    assert launched["graph"] == 19 and not [line for line in said if "cannot be recorded" in line]
+    half = run(tmp_path / "half", said, stop_at=10, precision=precision)
+    run(tmp_path / "unused", said, resume=half, precision=precision)
+    for part in ("weights", "state"):
+        (arrays, _), (others, _) = (checkpoint.read(getattr(r, part)) for r in (whole, half))
+        assert arrays.keys() == others.keys() and all(np.array_equal(arrays[name], others[name]) for name in arrays)
+
+
+def test_who_interrupts_waits_for_the_steps_that_were_drawn(tmp_path, monkeypatch):
+    """Else the random numbers that are saved would be those of steps that were never taken."""
+    asked = []
+
+    @contextmanager
+    def at_once():
+        yield lambda: bool(asked.append(1)) or len(asked) > 1
+    whole = run(tmp_path / "whole", [])
+    with monkeypatch.context() as patch:
+        patch.setattr("tinygrad_tfm.train.interruptible", at_once)
+        half = run(tmp_path / "half", [])
+    assert half.load_progress()["step"] == 10 and len(asked) == 2                     # eval_every is 10
+    run(tmp_path / "unused", [], resume=half)
+    (arrays, _), (others, _) = (checkpoint.read(r.state) for r in (whole, half))
+    assert all(np.array_equal(arrays[name], others[name]) for name in arrays)
+
+
+def test_a_recorded_run_gives_the_losses_of_a_run_on_the_host(tmp_path):
+    device = run(tmp_path / "device", [])
+    model, tokenizer, corpus, config, host = start_of(tmp_path / "host", shape=SHAPE | {"layers": 1})
+    train(model, tokenizer, corpus, config, host, say=lambda line: None)
+    losses = [[line["val_loss"] for line in r.history("eval")] for r in (device, host)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 2
+
+
+def test_a_loss_that_explodes_in_a_recorded_step_is_told(tmp_path):
+    with np.errstate(all="ignore"), pytest.raises(Diverged, match="diverged at step 10: NaN in embedding"):
+        run(tmp_path / "run", [], lr=1e30)

@@ -19,7 +19,7 @@ from ..backend import Array, namespace
 from ..kernels import precision
 from ..kernels.cublaslt import product
 from ..kernels.cuda import add_layer_norm, bfloat16, cross_entropy, dropped, embedding, float32, gelu
-from ..kernels.cuda_attention import attention
+from ..kernels.cuda_attention import HEADS, TILE, attention
 from ..nn.positions import LearnedPositions
 from ..random import new_key
 from ..tensor import Tensor, _fused, _watchers
@@ -30,11 +30,13 @@ Place = Callable[[Tensor], Array]
 
 
 def goes_by_hand(model: Any) -> bool:
-    """Whether a model is a decoder that this file knows, as it was built, its float32 weights on a GPU, all trained."""
+    """Whether a model is a decoder that this file knows, as it was built, its float32 weights on a GPU, all trained; in
+    bf16 its attention must go by tiles over a whole context."""
     if _watchers.get() or not _fused.get() or type(model) is not Decoder:
         return False
     c, activations = model.config, [getattr(block.feed_forward, "activation", None) for block in model.blocks]
     return (c.pre_norm and c.tied and not c.bias and not c.scale_embedding and c.activation == "gelu"
+            and (precision.current() != "bf16" or c.context % TILE == 0 and c.width // c.heads in HEADS)
             and c.width % 2 == 0 and c.width <= 1024 and c.vocab <= 1024 and type(model.positions) is LearnedPositions
             and all(as_built(module) for _, module in model.named_modules())
             and all(activation is ACTIVATIONS["gelu"] for activation in activations)

@@ -167,6 +167,15 @@ def test_parts_of_ones_own_frozen_weights_and_the_cpu_are_the_engines():
         assert not goes_by_hand(own)
     with tg.watching(lambda name, step: step()):
         assert not goes_by_hand(own)
+    for name, change in {
+            "a bias": lambda m: setattr(m.norm, "bias", tg.Tensor(np.zeros(16), True, np.float32, "cuda")),
+            "one norm in two places": lambda m: setattr(m, "norm", m.blocks[0].norms[0]),
+            "an output": lambda m: setattr(m, "unembed", tg.nn.Linear(16, 9, bias=False).to("cuda")),
+            "an activation": lambda m: setattr(m.blocks[1].feed_forward, "activation", tg.F.relu),
+            "double precision": lambda m: m.to("cuda", dtype=np.float64)}.items():
+        changed = checks.decoder("cuda", **SHAPE)
+        change(changed)
+        assert not goes_by_hand(changed), name
     own.blocks[0].attention = tg.nn.Sequential()
     frozen.embed.weight.requires_grad = False
     with tg.precision("bf16"):                                     # heads of 8, and a context of 16

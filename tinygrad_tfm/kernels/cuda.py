@@ -21,6 +21,7 @@ from .cublaslt import product
 from .cuda_source import STORED, Kernel, source
 
 LARGEST = 1 << 30                   # numbers in an array: kernels count in 32 bits, and up to a grid beyond the end
+ONE_HOT_LIMIT = 1024                # rows of a table: to here its gradient is a product, as in the plain rule
 TWINS: dict[str, tuple[Callable, Callable[..., bool]]] = {}       # by rule: the twin, and which calls it is for
 twin = partial(cpu.twin, table=TWINS)
 
@@ -160,7 +161,7 @@ def add(a, b):
 
 def _small_table(weight: Any, *, ids: Any) -> bool:
     return (float32(weight) and weight.ndim == 2 and device_of(ids) == "cuda" and ids.dtype.kind in "iu"
-            and 0 < weight.shape[0] <= 1024 and 0 < ids.size * weight.shape[1] <= LARGEST)
+            and 0 < weight.shape[0] <= ONE_HOT_LIMIT and 0 < ids.size * weight.shape[1] <= LARGEST)
 
 
 @twin(fits=_small_table)

@@ -15,15 +15,26 @@ from typing import Any
 
 import numpy as np
 
+from .. import functional as F
 from ..backend import Array, namespace
 from ..kernels import precision
 from ..kernels.cublaslt import product
-from ..kernels.cuda import add_layer_norm, bfloat16, cross_entropy, dropped, embedding, float32, gelu
+from ..kernels.cuda import (
+    ONE_HOT_LIMIT,
+    add_layer_norm,
+    bfloat16,
+    cross_entropy,
+    dropped,
+    embedding,
+    float32,
+    gelu,
+)
 from ..kernels.cuda_attention import HEADS, TILE, attention
+from ..nn.layers import LayerNorm
 from ..nn.positions import LearnedPositions
 from ..random import new_key
 from ..tensor import Tensor, _fused, _watchers
-from .decoder import ACTIVATIONS, Decoder
+from .decoder import Decoder
 from .without_engine import as_built
 
 Place = Callable[[Tensor], Array]
@@ -34,13 +45,18 @@ def goes_by_hand(model: Any) -> bool:
     bf16 its attention must go by tiles over a whole context."""
     if _watchers.get() or not _fused.get() or type(model) is not Decoder:
         return False
-    c, activations = model.config, [getattr(block.feed_forward, "activation", None) for block in model.blocks]
-    return (c.pre_norm and c.tied and not c.bias and not c.scale_embedding and c.activation == "gelu"
-            and (precision.current() != "bf16" or c.context % TILE == 0 and c.width // c.heads in HEADS)
-            and c.width % 2 == 0 and c.width <= 1024 and c.vocab <= 1024 and type(model.positions) is LearnedPositions
-            and all(as_built(module) for _, module in model.named_modules())
-            and all(activation is ACTIVATIONS["gelu"] for activation in activations)
-            and all(float32(x.data) and x.requires_grad for _, x in model.named_tensors()))
+    c, modules = model.config, [module for _, module in model.named_modules()]
+    if not (all(map(as_built, modules)) and c.pre_norm and model.unembed is None and c.activation == "gelu"):
+        return False
+    heads = {block.attention.heads for block in model.blocks}                            # type: ignore[attr-defined]
+    gains = [module.gain for module in modules if type(module) is LayerNorm]
+    return (model.embed.factor == 1 and type(model.positions) is LearnedPositions and c.vocab <= ONE_HOT_LIMIT
+            and c.width % 2 == 0 and c.width <= 1024 and len({*map(id, gains)}) == 2 * len(model.blocks) + 1
+            and all(getattr(module, "bias", None) is None for module in modules)
+            and all(getattr(module, "activation", F.gelu) is F.gelu for module in modules)
+            and all(float32(x.data) and x.requires_grad for _, x in model.named_tensors())
+            and (precision.current() != "bf16"
+                 or c.context % TILE == 0 and all(c.width // H in HEADS for H in heads)))
 
 
 def loss_by_hand(model: Decoder, ids: Array, targets: Array, weight: Place, gradient: Place) -> tuple[Array, Callable]:

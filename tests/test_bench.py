@@ -261,7 +261,7 @@ def test_a_picture_without_matplotlib_names_the_extra(capsys, monkeypatch):
 
 def test_the_page_has_a_place_for_every_suite_and_says_how():
     report.check_page(PAGE, list(SUITES))
-    assert all(f"--suite {name}" in PAGE.read_text("utf-8") for name in ("step", "growth"))
+    assert all(f"--suite {name}" in PAGE.read_text("utf-8") for name in ("step", "growth", "gpu"))
 
 
 def test_a_suite_is_written_between_its_marks_and_nowhere_else(tmp_path):
@@ -387,4 +387,4 @@ def test_every_suite_can_be_asked_for():
     add_options(parser)
     options = parser.parse_args(["--suite", "step", "--suite", "growth"])
     assert options.suite == ["step", "growth"] and options.repeat == 7
-    assert set(UNASKED) | {"growth"} == set(SUITES)
+    assert set(UNASKED) | {"growth", "gpu"} == set(SUITES)

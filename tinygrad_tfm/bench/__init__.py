@@ -1,8 +1,9 @@
 """`bench`: what a training step, generation, an operation and the import cost on this machine, beside PyTorch.
 
 Here: the options, the order, what is printed. The suites are `step.py`, `generate.py`, `ops.py` (with `attention`),
-`imports.py`, `growth.py`; what they time stands in `our_side.py`, `torch_side.py`, `peers.py`, `floor.py`; how, in
-`sides.py` (processes) and `measure.py` (clocks); `report.py` makes tables and writes them into a page.
+`imports.py`, `growth.py`, `gpu.py`; what they time stands in `our_side.py`, `torch_side.py`, `peers.py`, `floor.py` (on
+a GPU: `gpu_side.py`, `torch_gpu.py`, `gpu_kernels.py`, `roofline.py`); how, in `sides.py` (processes) and `measure.py`
+(clocks); `report.py` makes tables and writes them into a page.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import fraction, positive
+from ..gpu import cuda
 from ..train import spoken
-from . import generate, growth, imports, ops, step
+from . import generate, gpu, growth, imports, ops, step
+from .gpu_page import FOLDER, section
 from .measure import BUSY, busy_cores, machine, machine_in_words
 from .report import ALONE, Report, check_page, write_page
 from .sides import installed
@@ -27,22 +30,28 @@ SUITES: dict[str, Callable[[argparse.Namespace], Report]] = {
     "attention": lambda o: ops.attention(o.repeat),
     "import": lambda o: imports.suite(o.repeat),
     "growth": lambda o: growth.suite(o.repeat, picture=o.plot),
+    "gpu": lambda o: section(o.results) if o.kept else gpu.suite(o.repeat, o.results, o.time_to_loss),
 }
-UNASKED = [name for name in SUITES if name != "growth"]            # what runs if no suite is named
+UNASKED = [name for name in SUITES if name not in ("growth", "gpu")]               # what runs if no suite is named
+# About, on two cores, gpu on an H100's sixteen: once, and for each round; of step, for each of its jobs.
 SECONDS = {"step": (50, 6), "generate": (10, 10), "ops": (10, 2), "attention": (5, 1), "import": (4, 4),
-           "growth": (90, 5)}           # about, on two cores: once, and for each round; of step, for each of its jobs
+           "growth": (90, 5), "gpu": (150, 4)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `bench` takes."""
     parser.add_argument("--suite", choices=SUITES, action="append",
-                        help=f"one or more ({', '.join(UNASKED)})")
+                        help=f"one or more ({', '.join(UNASKED)}); gpu needs a GPU")
     parser.add_argument("--repeat", type=int, default=7, help="rounds of which medians are taken (7)")
     parser.add_argument("--shape", choices=step.JOBS, action="append",
                         help="of suite step: one or more (both; nanogpt-cpu if no suite is named)")
     parser.add_argument("--dropout", type=float, action="append",
                         help="of suite step: one or more (0 and 0.2; baby 0 unless it is named)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw suite growth into this picture")
+    parser.add_argument("--results", type=Path, metavar="DIR", default=FOLDER,
+                        help=f"where suite gpu leaves its figures ({FOLDER})")
+    parser.add_argument("--kept", action="store_true", help="of suite gpu: measure nothing, show the newest figures")
+    parser.add_argument("--time-to-loss", action="store_true", help="of suite gpu: also train until a loss is reached")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page, between its marks")
 
 
@@ -72,13 +81,15 @@ def estimate(suites: list[str], options: argparse.Namespace) -> float:
     """Seconds it should take where the machine is quiet and PyTorch installed."""
     jobs = len(step.chosen_jobs(options.shape, options.dropout))
     return sum((jobs if name == "step" else 1) * (SECONDS[name][0] + SECONDS[name][1] * options.repeat)
-               for name in suites)
+               for name in suites if name != "gpu" or not options.kept)
 
 
 def watched(suite: Callable[[argparse.Namespace], Report], options: argparse.Namespace) -> Report:
     """A suite's report, with a word if others were at work on this machine just before or after."""
     before = busy_cores()
     report = suite(options)
+    if report.head is not None:                                    # made of figures that say all about themselves
+        return report
     busy = max((n for n in (before, busy_cores()) if n is not None), default=None)
     report.values["busy_cores"] = busy
     done = fewest_rounds(report.values)
@@ -103,6 +114,8 @@ def check(options: argparse.Namespace, suites: list[str]) -> None:
     positive("bench", repeat=options.repeat)
     for p in options.dropout or ():
         fraction("bench", dropout=p)
+    if "gpu" in suites and not options.kept:
+        cuda()
     if options.plot:
         if "growth" not in suites:
             raise ValueError("--plot draws suite growth: add --suite growth")

@@ -14,10 +14,12 @@ ALONE = "PyTorch is not installed: ours alone (to compare: pip install 'tinygrad
 
 @dataclass
 class Report:
-    """The result of a suite: `values` become JSON, `lines` are printed and written into the page."""
+    """The result of a suite: `values` become JSON, `lines` are printed and written into the page. `head` is the machine
+    they come from, if it need not be this one."""
 
     values: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    head: list[str] | None = None
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -58,6 +60,12 @@ def check_page(page: Path, suites: Sequence[str]) -> None:
             raise ValueError(f"{page} has no place for suite {suite}: it needs a line {begin} and, further down, {end}")
 
 
+def body(machine: Sequence[str], report: Report) -> str:
+    """What stands between a suite's two lines."""
+    head = machine if report.head is None else report.head
+    return "\n".join(["```text", *head, *[""][:len(head)], *report.lines, "```"])
+
+
 def write_page(page: Path, machine: Sequence[str], reports: dict[str, Report]) -> None:
     """Put each suite's tables, and on which machine and day they came about, between its two lines."""
     text = page.read_text(encoding="utf-8")
@@ -65,6 +73,5 @@ def write_page(page: Path, machine: Sequence[str], reports: dict[str, Report]) -
         begin, end = marks(suite)
         before, rest = text.split(begin)
         after = rest.split(end)[1]
-        body = "\n".join(["```text", *machine, "", *report.lines, "```"])
-        text = f"{before}{begin}\n{body}\n{end}{after}"
+        text = f"{before}{begin}\n{body(machine, report)}\n{end}{after}"
     write_whole(page, text.encode())

@@ -87,7 +87,8 @@ def gpt(config: DecoderConfig) -> Any:
 
         def forward(self, ids: torch.Tensor, targets: torch.Tensor | None = None, cache: Any = None) -> torch.Tensor:
             start = cache[0].length if cache else 0
-            x = self.dropout(self.embed(ids) + self.positions(torch.arange(start, start + ids.shape[1])))
+            places = torch.arange(start, start + ids.shape[1], device=ids.device)
+            x = self.dropout(self.embed(ids) + self.positions(places))
             for i, block in enumerate(self.blocks):
                 x = block(x, cache and cache[i])
             x = self.norm(x)

@@ -79,9 +79,17 @@ CALLS = [                                              # rule, inputs and how ea
     ("reshape", [(normal(5, 7), LOW)], {"shape": (35,)}, LOW)]
 
 
-@pytest.mark.parametrize("name, inputs, settings, stored", [
+CASES = pytest.mark.parametrize("name, inputs, settings, stored", [
     pytest.param(*call, id=f"{call[0]}-{i}") for i, call in enumerate(CALLS)])
+
+
+@CASES
 def test_values_and_gradients_are_off_by_what_bf16_is_off_by(name, inputs, settings, stored):
+    off_by_what_bf16_is_off_by(name, inputs, settings, stored)
+
+
+def off_by_what_bf16_is_off_by(name, inputs, settings, stored):
+    """Also on a GPU: tests/gpu."""
     rule = getattr(ops, name)
     leaves, given = zip(*(leaf(x, dtype) for x, dtype in inputs))
     with tg.precision("bf16"), standin.count_syncs() as waited:
@@ -160,7 +168,11 @@ def curves():
 
 def test_the_loss_curves_agree(curves):
     """TF32 keeps 10 bits of a factor, bf16 7 of everything that flows. Six steps, with dropout and clipping."""
-    found = {name: run[:, 0] for name, (_, run) in curves[0].items()}
+    curves_agree({name: run[:, 0] for name, (_, run) in curves[0].items()})
+
+
+def curves_agree(found):
+    """Also on a GPU: tests/gpu."""
     exact = found["float32"]
     assert exact[-1] < exact[0] - 0.2
     assert 0 < np.abs(found["tf32"] - exact).max() < 2**-10 * exact[0]

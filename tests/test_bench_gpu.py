@@ -213,7 +213,7 @@ def test_every_kernel_is_timed_with_its_work(cupy):
                     seconds, held_up = actions["once"](precision, name)
                     operations, moved = actions["work"](precision, name)
                     assert seconds > 0 and held_up and moved > 0 and operations >= 0
-            wanted = {"layer_norm_backward", "gelu_backward", "cross_entropy", "adamw", "norm", "dropout",
+            wanted = {"layer_norm_backward", "gelu_backward", "cross_entropy", "adamw", "gradient_norm", "dropout",
                       *(["attention", "attention_gkv"] if precision == "bf16" else ["softmax", "softmax_backward"])}
             assert wanted <= launched.keys()
     assert sum(name.startswith("product") for name in names) == 12

@@ -29,7 +29,7 @@ from .sides import Actions
 
 SEED = 1                            # of batches and dropout
 LENGTH = 1_000_000                  # characters of the text that batches are cut from
-WARM = 5                            # steps before the clock starts: by the third a step is recorded
+WARM = 5                            # steps before the clock starts: the second is recorded
 READ = 50                           # steps after which a loss is read, as `train` does it
 ENOUGH = 256                        # windows of an evaluation on the way to a loss, as in `train`
 LOOK = 250                          # steps between two of them

@@ -105,6 +105,17 @@ def test_onto(cp, fake, kind, onto, part, algorithms):
     np.testing.assert_array_equal(exact(whole[0]), exact(others))
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "bfloat16 to float32"])
+def test_into_a_place_whatever_was_there(cp, fake, kind):
+    a, b = (numbers(cp, *sizes, dtype=TYPES[kind][0]) for sizes in [(4, 6), (6, 5)])
+    expected = product(a, b, dtype=TYPES[kind][1])
+    room = cp.full((6, 5), np.nan, np.float32).astype(expected.dtype)
+    assert product(a, b, into=room[1:5]) is not room and fake.calls[-1].beta == 0
+    np.testing.assert_array_equal(exact(room[1:5]), exact(expected))
+    assert np.isnan(exact(room[::5])).all()
+    assert not product(a[:, :0], b[:0], into=room[1:5]).get().astype(np.float32).any()
+
+
 def test_onto_a_row_whose_steps_mean_nothing(cp):
     row = cp.zeros(5, np.float32)
     product(cp.ones((1, 3), np.float32), cp.ones((3, 5), np.float32), onto=row[None])
@@ -115,9 +126,10 @@ def test_onto_a_transposed_array_or_one_that_repeats_is_refused(cp):
     a, b = numbers(cp, 2, 4, 6), numbers(cp, 2, 6, 5)
     for onto in [cp.zeros((2, 5, 4), np.float32).swapaxes(1, 2), cp.zeros((2, 4, 10), np.float32)[..., ::2],
                  cp.broadcast_to(cp.zeros((4, 5), np.float32), (2, 4, 5))]:
-        with pytest.raises(ValueError, match="rows must be in one piece"):
-            product(a, b, onto=onto)
-    with pytest.raises(ValueError, match=r"shape \(2, 4, 5\) cannot be added to an array of shape \(4, 5\)"):
+        for place in ({"onto": onto}, {"into": onto}):
+            with pytest.raises(ValueError, match="rows must be in one piece"):
+                product(a, b, **place)
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 5\) has no place in an array of shape \(4, 5\)"):
         product(a, b, onto=cp.zeros((4, 5), np.float32))
 
 
@@ -182,6 +194,22 @@ def test_the_fastest_algorithm_is_kept(cp, fake, monkeypatch):
         waited.reset()
         product(numbers(cp, 4, 6), numbers(cp, 6, 5))
         assert len(fake.calls) == 14 and fake.calls[-1].algorithm == 2 and not waited.value
+
+
+def test_who_is_refused_loses_the_race_and_if_all_are_it_is_told(cp, fake, monkeypatch):
+    fake.algorithms, real = 3, Library.multiply
+    refused = {1, 3}
+
+    def multiply(self, plan, *rest):
+        if plan.algorithm.algorithm[0] in refused:
+            raise RuntimeError("refused")
+        real(self, plan, *rest)
+    monkeypatch.setattr(Library, "multiply", multiply)
+    product(numbers(cp, 4, 6), numbers(cp, 6, 5))
+    assert {call.algorithm for call in fake.calls} == {2}
+    refused.update(range(10))
+    with pytest.raises(RuntimeError, match=r"float32 \(4, 7\) times \(7, 5\) in float32: refused"):
+        product(numbers(cp, 4, 7), numbers(cp, 7, 5))
 
 
 def test_no_race_while_a_graph_is_recorded(cp, fake, monkeypatch):

@@ -168,7 +168,7 @@ def test_without_cublaslt_the_right_cupy_is_installed_with_it(machine, cupy, mon
 def test_a_recorded_step_that_is_not_done_again_is_told(machine, cupy, monkeypatch):
     """Here recording does the work, and launching does nothing."""
     stream, graph = standin.Stream, SimpleNamespace(launch=lambda stream: None)
-    monkeypatch.setattr(standin.cuda, "MemoryPool", lambda: SimpleNamespace(malloc=None), raising=False)
+    monkeypatch.setattr(standin.cuda, "MemoryPool", lambda: SimpleNamespace(malloc=None, free_all_blocks=int))
     monkeypatch.setattr(standin.cuda, "using_allocator", lambda malloc: nullcontext(), raising=False)
     monkeypatch.setattr(stream, "begin_capture", lambda self: None, raising=False)
     monkeypatch.setattr(stream, "end_capture", lambda self: graph, raising=False)

@@ -21,7 +21,7 @@ from tinygrad_tfm.models.on_gpu import goes_by_hand
 from tinygrad_tfm.parallel import DataParallel
 from tinygrad_tfm.random import random_stream
 from tinygrad_tfm.steps import MOST_AHEAD, Recorded, Steps
-from tinygrad_tfm.train import Diverged, sample, train
+from tinygrad_tfm.train import Diverged, TrainConfig, sample, train
 
 pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16: pip install 'tinygrad_tfm[test]'")
 pytestmark = pytest.mark.skipif(not COMPILER, reason="kernels run on the CPU only with g++, on Linux")
@@ -247,6 +247,49 @@ def test_no_number_of_the_hosts_is_written_while_recording():
             assert steps.graph is not None and _written.cache_info() == before
 
 
+def recorded(model, **more):
+    """Steps on a model, and what they say."""
+    said = []
+    ids = to_device(checks.TOKENIZER.encode(checks.TEXT), "cuda")
+    return Recorded(DataParallel(model).__enter__(), optim.AdamW(model.parameters(), 1e-2), ids, batch=2,
+                    rate=lambda step: 1e-3, clip=1.0, say=said.append, **more), said
+
+
+def test_memory_that_is_given_back_while_recording_is_the_end_of_it(monkeypatch):
+    steps, said = recorded(checks.decoder("cuda", **SHAPE))
+    steps.gradients(0)
+    left = iter([100])                                             # before, and 50 after
+    monkeypatch.setattr(type(steps.pool), "total_bytes", lambda pool: next(left, 50))
+    steps.gradients(1)
+    assert steps.graph is None and "the GPU's memory is used up" in said[0]
+    steps.gradients(2)
+    assert len(said) == 1 and steps.optimizer.steps == 3
+
+
+def test_the_reason_is_the_first_error_and_not_that_of_ending_the_recording(monkeypatch):
+    steps, said = recorded(checks.decoder("cuda", **SHAPE))
+    steps.gradients(0)
+    end = type(steps.stream).end_capture
+
+    def fails(stream):
+        end(stream)
+        raise RuntimeError("cudaErrorStreamCaptureInvalidated")
+    monkeypatch.setattr(type(steps.stream), "end_capture", fails)
+    monkeypatch.setattr("tinygrad_tfm.steps.clip_factor", lambda norm, clip: 1 / 0)
+    with pytest.raises(ZeroDivisionError):                         # computed, it fails once more, and that is told
+        steps.gradients(1)
+    assert said[0].endswith("division by zero")
+
+
+def test_closed_steps_give_their_memory_back():
+    steps, _ = recorded(checks.decoder("cuda", **SHAPE))
+    for step in range(3):
+        steps.gradients(step)
+    assert steps.pool.total_bytes() > 0
+    steps.close()
+    assert steps.graph is None and steps.pool.total_bytes() == 0
+
+
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 def run(folder, said, stop_at=None, resume=None, **settings):
@@ -292,6 +335,19 @@ def test_a_recorded_run_gives_the_losses_of_a_run_on_the_host(tmp_path):
     train(model, tokenizer, corpus, config, host, say=lambda line: None)
     losses = [[line["val_loss"] for line in r.history("eval")] for r in (device, host)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 2
+
+
+def test_a_gpu_has_one_worker():
+    with pytest.raises(ValueError, match="there is one GPU: give --workers 1, not 2"):
+        TrainConfig(device="cuda", workers=2)
+
+
+def test_how_long_it_will_take_is_said_once_the_kernels_are_compiled(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("tinygrad_tfm.train.estimate", None)
+    run(tmp_path / "run", said, steps=150, eval_every=1000, batch=1)
+    [place] = [i for i, line in enumerate(said) if line.startswith("estimated time: about ")]
+    assert any("/150 steps" in line for line in said[:place])
 
 
 def test_a_loss_that_explodes_in_a_recorded_step_is_told(tmp_path):

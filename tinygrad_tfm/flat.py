@@ -68,7 +68,6 @@ class ByHand:
         """The loss of a batch; its gradients take the place of those that were there."""
         flat, rounded = self.flat, stored(self.flat.weights)
         loss, back = loss_by_hand(self.model, x, y, lambda p: flat.of(rounded, p), lambda p: flat.of(flat.gradients, p))
-        flat.gradients.fill(0)
         back()
         return loss
 

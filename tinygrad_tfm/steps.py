@@ -1,6 +1,6 @@
 """One step of training: computed afresh every time, or on a GPU recorded once and replayed.
 
-To ask a GPU for some four hundred kernels takes Python longer than the GPU takes to do them. CUDA can record them, as a
+To ask a GPU for some two hundred kernels takes Python longer than the GPU takes to do them. CUDA can record them, as a
 graph, and do them all again for one call. A recording knows addresses, not values. So what changes from step to step,
 the places of the batch, the keys of dropout and the learning rate, lies in tables on the GPU. The host has drawn them,
 in the order in which it would have drawn them step by step: steps computed and steps replayed are the same to the bit.
@@ -69,6 +69,9 @@ class Steps:
         """Move the weights."""
         self.work.update(clip_factor(self.norm, self.clip))
 
+    def close(self) -> None:
+        """Let go of what only steps need."""
+
     def again(self) -> Array:
         """The loss of this step once more, by the engine and with the same dropout: to look where it went wrong."""
         rng().bit_generator.state = self.dice
@@ -89,7 +92,9 @@ class Recorded(Steps):
     def __init__(self, *given: Any, say: Callable[[str], None], **named: Any):
         import cupy as xp
         super().__init__(*given, **named)
-        self.xp, self.say, self.graph, self.taken = xp, say, None, 0
+        self.xp, self.say, self.taken = xp, say, 0
+        self.graph: Any = None
+        self.out: Any = ()
         # CUDA's default stream cannot be recorded. This one waits for it, and it for this one.
         self.stream = xp.cuda.Stream()
         self.pool = xp.cuda.MemoryPool()                           # its memory is given to nobody else
@@ -119,6 +124,12 @@ class Recorded(Steps):
     def again(self) -> Array:
         """The same, but by weights that have been moved already."""
         return self._loss_of(self.parallel.backward, self.row - 1)
+
+    def close(self) -> None:
+        """Give the memory of the recording back to the GPU: CuPy would keep it for a pool that is gone."""
+        self.graph, self.out = None, ()
+        self.stream.synchronize()
+        self.pool.free_all_blocks()
 
     def _keys_a_step(self) -> int:
         """How many keys of dropout a step takes."""
@@ -163,12 +174,16 @@ class Recorded(Steps):
 
     def _record(self) -> None:
         self.xp.get_default_memory_pool().free_all_blocks()       # what was tried before; this step has its own
+        held = self.pool.total_bytes()
         try:
             self.stream.begin_capture()
             try:
                 self.out = self._from_tables()
             finally:
                 graph = self.stream.end_capture()
+            if self.pool.total_bytes() < held:                     # then CuPy gave back what was free, though what had
+                raise MemoryError("the GPU's memory is used up")   # been recorded by then goes on using it
             self.graph = graph
         except Exception as error:                                 # whatever CuPy or CUDA cannot record is the reason
-            self.say(f"this step cannot be recorded as a CUDA graph, its kernels are launched one by one: {error}")
+            reason = error.__context__ or error                    # an error may end a recording with one of its own
+            self.say(f"this step cannot be recorded as a CUDA graph, its kernels are launched one by one: {reason}")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -74,6 +74,9 @@ class TrainConfig:
         if known(self.precision) != "float32" and self.device == "cpu":
             raise ValueError(f"precision {self.precision!r} is for a GPU, a CPU computes in float32: give "
                              "--device cuda, or --precision float32")
+        if self.device == "cuda" and self.workers not in (None, 1):
+            raise ValueError(f"workers share the cores of a CPU, and there is one GPU: give --workers 1, not "
+                             f"{self.workers}")
 
 
 # Shapes lack only the vocabulary, which is the text's.
@@ -139,16 +142,19 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
         run.log("baseline", **base)
     log_every = 1 if c.device == "cpu" else 50                     # reading a loss makes a GPU wait
 
-    with DataParallel(model, workers) as parallel, interruptible() as interrupted, precision(c.precision):
-        steps = (partial(Recorded, say=say) if c.device == "cuda" else Steps)(
-            parallel, optimizer, train_ids, batch=c.batch, clip=c.clip,
-            rate=lambda step: warmup_cosine(step, c.lr, c.lr_floor, c.warmup, c.steps))
+    kind = partial(Recorded, say=say) if c.device == "cuda" else Steps
+
+    with (DataParallel(model, workers) as parallel, interruptible() as interrupted, precision(c.precision),
+          closing(kind(parallel, optimizer, train_ids, batch=c.batch, clip=c.clip, rate=lambda step: warmup_cosine(
+              step, c.lr, c.lr_floor, c.warmup, c.steps))) as steps):
         say(f"{tokenizer.size} characters, {len(train_ids):,} to train on, {len(val_ids):,} to validate; "
             f"{model.size():,} parameters; {c.device}, {c.precision}, {workers} worker{'s' * (workers > 1)}")
         say(f"to compare: uniform {base['uniform']:.3f}, unigram {base['unigram']:.3f}, bigram {base['bigram']:.3f} "
             "nats a character")
-        say(f"estimated time: {spoken(estimate(parallel, train_ids, c, last - start))}")
+        if c.device == "cpu":                                      # a GPU compiles in its first steps: said later
+            say(f"estimated time: {spoken(estimate(parallel, train_ids, c, last - start))}")
         bar, clock = progress_bar(c.steps, start, say), time.perf_counter()
+        pace: list[tuple[int, float]] = []
         step, seen, apart, train_loss = start, 0, 0.0, math.nan     # apart: seconds not spent on training
 
         def validate(count: int | None) -> float:
@@ -190,6 +196,11 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
                 run.log("train", step=step, train_loss=train_loss, lr=optimizer.lr, grad_norm=grad_norm,
                         tokens_per_s=round(speed))
                 bar.set_postfix_str(f"loss {train_loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+                if c.device != "cpu" and len(pace) < 2:
+                    pace.append((step, time.perf_counter()))
+                    if len(pace) == 2 and step < last:
+                        (a, then), (b, now) = pace
+                        say(f"estimated time: {spoken((now - then) / (b - a) * (last - step))}")
             if step % c.eval_every == 0 and step < last:
                 look()
 

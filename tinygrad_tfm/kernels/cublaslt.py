@@ -73,28 +73,33 @@ class Plan(NamedTuple):
     algorithm: Algorithm
 
 
-def product(a, b, *, dtype=None, onto=None, tf32=False):
+def product(a, b, *, dtype=None, onto=None, into=None, tf32=False):
     """a·b over the last two axes, (…, m, k)·(…, k, n) → (…, m, n), with leading axes that are equal.
 
     Both are float32 or both bfloat16; sums are always float32's. The product is a new array of `dtype`, by default a's,
-    or is added to the array `onto`, in place, whose rows are in one piece and which shares no memory with a or b.
+    or is written into the array `into`, or added to the array `onto`, in place: one whose rows are in one piece, and
+    which shares no memory with a or b.
     `tf32` lets a GPU round factors in float32 to TF32's 10 bits. A factor is copied only where neither its rows nor
     its columns are in one piece, or its matrices are not evenly spaced.
 
     Raises TypeError for other types, ValueError for shapes that do not fit, RuntimeError where the library fails.
     """
-    shape, dtype = _checked(a, b, dtype, onto)
+    place, add = (into, False) if onto is None else (onto, True)
+    shape, dtype = _checked(a, b, dtype, place)
     if not math.prod(shape) or not a.shape[-1]:                    # no sums, or sums of nothing
-        return namespace(a).zeros(shape, dtype) if onto is None else onto
-    lt, add = library(), onto is not None
+        place = namespace(a).zeros(shape, dtype) if place is None else place
+        if not add:
+            place.fill(0)
+        return place
+    lt = library()
     if isinstance(lt, str):
         _warn(lt)
-        return _by_cupy(a, b, dtype, onto)
+        return _by_cupy(a, b, dtype, place, add)
     (a, first), (b, second) = _readable(a), _readable(b)
-    out = onto if add else namespace(a).empty(shape, dtype)
+    out = namespace(a).empty(shape, dtype) if place is None else place
     result = layout(out)
     if result is None or result.transposed or result.batch > 1 and not result.stride:
-        raise ValueError(f"`onto` of shape {shape} has strides {out.strides}: its rows must be in one piece and its "
+        raise ValueError(f"a place of shape {shape} has strides {out.strides}: its rows must be in one piece and its "
                          "matrices evenly spaced, each in a place of its own")
     kind = first, second, result, tf32 and first.dtype == "float32", add
     try:
@@ -131,22 +136,23 @@ def _readable(x):
     return x, found
 
 
-def _checked(a, b, dtype, onto):
+def _checked(a, b, dtype, place):
     """The product's shape and dtype. Raises TypeError or ValueError."""
-    like = a if onto is None else onto
+    like = a if place is None else place
     name = like.dtype.name if dtype is None else str(np.dtype(dtype))
     if {device_of(x) for x in (a, b, like)} != {"cuda"}:
         raise TypeError("cuBLASLt multiplies arrays on a GPU, and one here is in the host's memory: cupy.asarray")
     if (a.dtype != b.dtype or a.dtype.name not in TYPES or name not in ("float32", a.dtype.name)
-            or onto is not None and name != onto.dtype.name):
-        raise TypeError(f"{a.dtype} times {b.dtype} in {name}" + f" onto {like.dtype}" * (onto is not None) + " is not "
-                        "for cuBLASLt here: float32 gives float32, bfloat16 gives either, and `onto` has that type")
+            or place is not None and name != place.dtype.name):
+        raise TypeError(f"{a.dtype} times {b.dtype} in {name}" + f" onto {like.dtype}" * (place is not None) + " is "
+                        "not for cuBLASLt here: float32 gives float32, bfloat16 gives either, and its place has that "
+                        "type")
     if min(a.ndim, b.ndim) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"shapes {a.shape} and {b.shape} do not multiply: (…, m, k) and (…, k, n) do, with equal "
                          "leading axes; broadcast_to repeats a matrix without a copy")
     shape = (*a.shape[:-1], b.shape[-1])
-    if onto is not None and onto.shape != shape:
-        raise ValueError(f"a product of shape {shape} cannot be added to an array of shape {onto.shape}")
+    if place is not None and place.shape != shape:
+        raise ValueError(f"a product of shape {shape} has no place in an array of shape {place.shape}")
     return shape, like.dtype if name == like.dtype.name else np.dtype(name)
 
 
@@ -236,14 +242,18 @@ class Library:
         return plans[times.index(min(times))]
 
     def milliseconds(self, plan: Plan, a: Any, b: Any, out: Any, add: bool) -> float:
-        """How long the GPU multiplies: the median of three times, after one that does not count."""
+        """How long the GPU multiplies: the median of three times, after one that does not count. Who is refused takes
+        for ever."""
         import cupy
         begin, end, times = cupy.cuda.Event(), cupy.cuda.Event(), []
         for _ in range(4):
             for _ in range(8):                                     # keeps the GPU busy until the host has launched the
                 self.workspace.memset_async(0, WORKSPACE)          # product, which takes longer than to multiply
             begin.record()
-            self.multiply(plan, a, b, out, add)
+            try:
+                self.multiply(plan, a, b, out, add)
+            except RuntimeError:
+                return math.inf
             end.record()
             end.synchronize()
             times.append(cupy.cuda.get_elapsed_time(begin, end))
@@ -260,15 +270,15 @@ class Library:
 
 # ---- without the library --------------------------------------------------------------------------------------------
 
-def _by_cupy(a, b, dtype, onto):
+def _by_cupy(a, b, dtype, place, add):
     """The same product by CuPy: in float32 where it would round to bfloat16 too early, or has no batches in it."""
-    if a.ndim > 2 or onto is not None or dtype != a.dtype:
+    if a.ndim > 2 or add or dtype != a.dtype:
         a, b = a.astype(np.float32, copy=False), b.astype(np.float32, copy=False)
     y = a @ b
-    if onto is None:
+    if place is None:
         return y.astype(dtype, copy=False)
-    onto[...] = onto.astype(np.float32, copy=False) + y
-    return onto
+    place[...] = place.astype(np.float32, copy=False) + y if add else y
+    return place
 
 
 @cache

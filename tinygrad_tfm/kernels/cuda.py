@@ -83,7 +83,8 @@ def number(value, dtype):
 
 @lru_cache(maxsize=64)
 def _written(value, dtype):
-    """Kept for a while: learning rate and step are the same for all parameters. Kernels only read it."""
+    """Kept for a while: learning rate and step are the same for all parameters. Kernels only read it. No step that is
+    recorded may come here: the number would lie in the recording's memory, and be written when it is replayed."""
     import cupy
     return cupy.full((), dtype(value), dtype)
 
@@ -169,7 +170,7 @@ def embedding(weight, *, ids):
     """Here numbers become bf16, if they are to flow so. The gradient is a product with a one-hot matrix: the same to
     the bit at every run. An id outside the table gives NaNs: to look would mean to wait."""
     xp, (V, D), weight = namespace(weight), weight.shape, whole(weight)
-    rows = whole(ids.reshape(-1).astype(np.int32))
+    rows = whole(ids.reshape(-1).astype(np.int32, copy=False))
     y = xp.empty((*ids.shape, D), bfloat16() if precision.current() == "bf16" else weight.dtype)
     launch(compiled("embedding", y.dtype.name)["embedding"], grid(y.size), ids=rows, table=weight, y=y, V=V, D=D,
            n=y.size)
@@ -271,10 +272,11 @@ def cross_entropy(logits, *, targets, ignore_index=-100, label_smoothing=0.0):
     logits, xp, vocab = whole(logits), namespace(logits), logits.shape[-1]
     counted = (targets != ignore_index).sum(dtype=np.float32)
     slope, losses = xp.empty_like(logits), xp.empty(targets.size, np.float32)
+    targets = whole(targets.astype(np.int32, copy=False))
     launch(compiled("cross_entropy", logits.dtype.name)["cross_entropy"], grid(32 * targets.size), logits=logits,
-           targets=whole(targets.astype(np.int32)), counted=counted, g=slope, loss=losses, rows=targets.size,
-           vocab=vocab, stride=vocab, ignore_index=ignore_index)
-    return losses.sum(), lambda g: slope * g.astype(slope.dtype, copy=False)
+           targets=targets, counted=counted, g=slope, loss=losses, rows=targets.size, vocab=vocab, stride=vocab,
+           ignore_index=ignore_index)
+    return losses.sum(), lambda g=None: slope if g is None else slope * g.astype(slope.dtype, copy=False)
 
 
 # ---- the optimiser --------------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def _all_float32(*arrays: Any) -> bool:
 def norm(*grads):
     """Every gradient leaves the shares of its blocks, and one block adds up all of them."""
     kernels, xp = compiled("norm"), namespace(grads[0])
-    blocks = [grid(g.size, most=2) for g in grads]
+    blocks = [grid(g.size) for g in grads]
     shares, result = xp.empty(sum(blocks), np.float32), xp.empty((), np.float32)
     for g, count, end in zip(grads, blocks, accumulate(blocks)):
         launch(kernels["sum_of_squares"], count, g=whole(g), shares=shares, first=end - count, n=g.size)

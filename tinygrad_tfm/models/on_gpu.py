@@ -3,8 +3,8 @@
 The twin of `Decoder.loss` and its way back, for GPT's shape, made of the twins of its operations. By hand, neighbours
 can be one: an addition to the stream, its dropout and the norm behind it are one kernel; so are, on the way back, the
 norm's gradient and its addition to what came past it. And a product can add what it comes to onto a gradient that is
-there: to that of its weight, and to that of a norm whose value went to queries, keys and values. What the model is
-stands in `decoder.py`; a test holds the two together.
+there: to that of a norm whose value went to queries, keys and values, or of a table that was used at both ends. What
+the model is stands in `decoder.py`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import functional as F
-from ..backend import Array, namespace
+from ..backend import Array
 from ..kernels import precision
 from ..kernels.cublaslt import product
 from ..kernels.cuda import (
@@ -60,11 +60,11 @@ def goes_by_hand(model: Any) -> bool:
 
 
 def loss_by_hand(model: Decoder, ids: Array, targets: Array, weight: Place, gradient: Place) -> tuple[Array, Callable]:
-    """The loss of ids and targets, (B, T) each, as a 0-d array, and the way back, which takes nothing and adds to the
+    """The loss of ids and targets, (B, T) each, as a 0-d array, and the way back, which takes nothing and writes the
     gradients.
 
-    `weight(p)` is a parameter as products read it, in bf16 or float32; `gradient(p)` the place of its gradient, which
-    is float32 and holds 0. Keys of dropout are drawn in the order in which the model draws them.
+    `weight(p)` is a parameter as products read it, in bf16 or float32; `gradient(p)` the place of its gradient, in
+    float32. Keys of dropout are drawn in the order in which the model draws them.
     """
     (B, T), D, drop = ids.shape, model.config.width, _dropout(model.dropout)
     table, positions = model.embed.weight, model.positions.weight                        # type: ignore[attr-defined]
@@ -81,15 +81,16 @@ def loss_by_hand(model: Decoder, ids: Array, targets: Array, weight: Place, grad
     loss, back_to_logits = cross_entropy(logits, targets=targets.reshape(-1))
 
     def back():
-        g = back_to_logits(namespace(ids).ones((), np.float32))
-        _product(g.T, y, onto=gradient(table))
+        g = back_to_logits()
+        _product(g.T, y, into=gradient(table))
         gy, gh = _product(g, weight(table)), None
         while ways:                                                # and what each has kept is let go
             gy, gh = ways.pop()(gy, gh)
         g, _ = back_to_stream(gy, gh)
         g = dropped(g, **drop) if drop["p"] else g
         back_to_table(g, onto=gradient(table))
-        gradient(positions)[:T] += g.reshape(B, T, D).sum(axis=0, dtype=np.float32)
+        gradient(positions)[T:] = 0
+        g.reshape(B, T, D).sum(axis=0, dtype=np.float32, out=gradient(positions)[:T])
     return loss, back
 
 
@@ -120,16 +121,16 @@ def _block(block: Any, after: Any, h: Array, y: Array, B: int, weight: Place, gr
     return h, y, back
 
 
-def _product(a: Array, b: Array, onto: Array | None = None) -> Array:
-    return product(a, b, onto=onto, tf32=precision.current() == "tf32")
+def _product(a: Array, b: Array, **place: Array | None) -> Array:
+    return product(a, b, tf32=precision.current() == "tf32", **place)
 
 
 def _linear(x: Array, layer: Any, weight: Place, gradient: Place) -> tuple:
-    """x·W. The way back adds xᵀ·g to the weight's gradient and gives g·Wᵀ, added `onto` an array if there is one."""
+    """x·W. The way back writes the weight's gradient, xᵀ·g, and gives g·Wᵀ, added `onto` an array if there is one."""
     w = weight(layer.weight)
 
     def back(g, onto=None):
-        _product(x.T, g, onto=gradient(layer.weight))
+        _product(x.T, g, into=gradient(layer.weight))
         return _product(g, w.T, onto=onto)
     return _product(x, w), back
 

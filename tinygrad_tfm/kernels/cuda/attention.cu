@@ -158,8 +158,9 @@ attention_gq(const bf16* q, const bf16* k, const bf16* v, const bf16* g, const f
         multiply_transposed(h, own_g, values);
         for (int n = 0; n < 8; n++) for (int i = 0; i < 4; i++) {
             bool hidden = causal && j == last && column(n, i) > row(i);
-            if (dropped) h[n][i] *= keep_scale * kept(seed, tile * TILE + row(i), j * TILE + column(n, i), T, S);
-            s[n][i] = hidden ? 0 : __expf(s[n][i] * scale - sums[i / 2]) * (h[n][i] - deltas[i / 2]);
+            float stays = dropped ? keep_scale * kept(seed, tile * TILE + row(i), j * TILE + column(n, i), T, S) : 1;
+            s[n][i] = hidden ? 0 : __expf(s[n][i] * scale - sums[i / 2]);
+            s[n][i] *= stays * h[n][i] - deltas[i / 2];
         }
         as_operand(a, s);
         multiply(out, a, keys);

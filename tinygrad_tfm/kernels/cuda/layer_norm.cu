@@ -105,6 +105,7 @@ extern "C" __global__ void __launch_bounds__(256)
 layer_norm_weights(const float* shares, float* ggain, float* gbias /* or null */, int blocks) {
     for (int c = thread(); c < 2 * D; c += threads()) {
         float total = 0;
+        #pragma unroll 16                          // so many shares are on their way at once
         for (int b = 0; b < blocks; b++) total += shares[b * 2 * D + c];
         if (c < D) ggain[c] = total;
         else if (gbias) gbias[c - D] = total;

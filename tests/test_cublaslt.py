@@ -20,6 +20,7 @@ from tinygrad_tfm.kernels.cublaslt import Library, library, product
 @pytest.fixture(autouse=True)
 def cp(monkeypatch):
     monkeypatch.setattr(cublaslt, "WORKSPACE", 4096)               # a race fills it many times
+    monkeypatch.setattr(cublaslt, "LARGE", 1)
     monkeypatch.setattr(cublaslt, "ALIGNED", 16)                   # as NumPy's memory always is; CuPy's is to 512
     with standin.install() as cupy:
         yield cupy
@@ -194,6 +195,15 @@ def test_the_fastest_algorithm_is_kept(cp, fake, monkeypatch):
         waited.reset()
         product(numbers(cp, 4, 6), numbers(cp, 6, 5))
         assert len(fake.calls) == 14 and fake.calls[-1].algorithm == 2 and not waited.value
+
+
+def test_a_small_product_is_not_worth_a_race(cp, fake, monkeypatch):
+    fake.algorithms = 3
+    monkeypatch.setattr(cublaslt, "LARGE", 4 * 6 * 5)
+    product(numbers(cp, 4, 6), numbers(cp, 6, 4))
+    assert [call.algorithm for call in fake.calls] == [1]
+    product(numbers(cp, 4, 6), numbers(cp, 6, 5))
+    assert {call.algorithm for call in fake.calls} == {1, 2, 3}
 
 
 def test_who_is_refused_loses_the_race_and_if_all_are_it_is_told(cp, fake, monkeypatch):

@@ -109,7 +109,7 @@ def test_rows_may_lie_apart_where_a_kernel_asks_for_the_distance():
     assert not in_rows(packed[:, :3, 1], 96)                       # the second batch begins elsewhere
     assert not in_rows(part.swapaxes(1, 2), 96) and not in_rows(packed[..., ::2], 96)
     logits, kernel = np.zeros((4, 9), np.float32), source("cross_entropy").kernels["cross_entropy"]
-    given = dict(targets=np.zeros(4, np.int32), counted=np.ones(1, np.float32), g=logits, loss=np.ones(4, np.float32),
+    given = dict(targets=np.zeros(4, np.int64), counted=np.ones(1, np.float32), g=logits, loss=np.ones(4, np.float32),
                  rows=4, vocab=7, ignore_index=-100)
     assert kernel.arguments(logits=logits[:, :7], stride=9, **given)[0].shape == (4, 7)
     with pytest.raises(ValueError, match="cross_entropy: logits does not lie in one piece"):

@@ -246,7 +246,7 @@ def test_no_mask_is_kept():
 
 def test_what_no_host_looks_at_is_seen_in_the_loss(waited):
     """A target that is no class makes the loss NaN, where CuPy would wrap it around."""
-    for wrong in (13, -1):
+    for wrong in (13, -1, 2**32 + 3):
         loss, back = cuda.cross_entropy(*map(there, SIX), targets=there(np.array([3, 4, wrong, 0, 3, 5])))
         assert waited.value == 0 and np.isnan(loss.get())
         waited.reset()

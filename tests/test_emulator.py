@@ -3,6 +3,7 @@
 Whether our kernels are right is asked in test_cuda_kernels.py.
 """
 
+import threading
 from collections import Counter
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_bf16_rounds_as_numpys():
     x = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32).view(np.float32)
     ties = np.array([0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38], np.float32)
     x = np.concatenate([x[~np.isnan(x)], ties])
-    ids, y = np.zeros(1, np.int32), np.full(len(x), np.nan, bf16)
+    ids, y = np.zeros(1, np.int64), np.full(len(x), np.nan, bf16)
     call(emulator.Module(source("embedding", "bfloat16")), "embedding", (1,), (128,), ids=ids, table=x, y=y, V=1,
          D=len(x), n=len(x))
     with np.errstate(over="ignore"):
@@ -137,3 +138,18 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(emulator, "COMPILER", None)
     with pytest.raises(RuntimeError, match="takes the compiler g\\+\\+, on Linux: apt install g\\+\\+"):
         emulator.Module(source("gelu"))
+
+
+def test_two_threads_take_turns(odd):
+    found = []
+
+    def work():
+        x = np.random.default_rng(0).standard_normal(64).astype(np.float32)
+        call(odd, "meets", (4,), (32,), None, x=x, n=0)
+        found.append(x.tolist())
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and found == found[:1] * 8

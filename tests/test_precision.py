@@ -4,6 +4,8 @@ On the stand-in, kernels on the emulator, products in NumPy's imitation of cuBLA
 number, once for every time that it is stored.
 """
 
+import sys
+
 import device_checks as checks
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ import tinygrad_tfm as tg
 from tinygrad_tfm import functional as F, kernels, ops
 from tinygrad_tfm.backend import to_device
 from tinygrad_tfm.emulator import COMPILER
-from tinygrad_tfm.kernels import cuda
-from tinygrad_tfm.kernels.precision import PRECISIONS
+from tinygrad_tfm.kernels import cuda, cuda_attention
+from tinygrad_tfm.kernels.precision import PRECISIONS, bfloat16
 from tinygrad_tfm.tensor import lift
 from tinygrad_tfm.train import TrainConfig
 
@@ -118,6 +120,62 @@ def test_a_product_of_many_is_summed_in_float32():
         bias = tg.Tensor(np.zeros(3), True, np.float32, "cuda")
         (cast(tg.Tensor(np.ones((4096, 3)), device="cuda")) + bias).sum().backward()
     assert bias.grad.tolist() == [4096] * 3
+
+
+REFUSED_BY_TILES = {                                   # what is near to what attention.cu is made for
+    "lengths of queries": heads(63, 128, K=32, B=1), "lengths of keys": heads(64, 127, K=32, B=1),
+    "width": heads(64, 128, K=16, B=1), "values of another width": heads(64, 128, K=32, B=1, V=64),
+    "three axes": tuple(a[0] for a in TILES)}
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_TILES)
+def test_what_tiles_are_not_made_for_goes_by_products(name, launched):
+    q, k, v = (to_device(a.astype(BF16), "cuda") for a in REFUSED_BY_TILES[name])
+    with tg.precision("bf16"):
+        y = F.attention(q, k, v)
+    assert launched["softmax"] == 1 and not launched["attention"] and y.dtype == np.float32
+    exact, _ = ops.attention(*(a.astype(BF16).astype(np.float64) for a in REFUSED_BY_TILES[name]))
+    np.testing.assert_allclose(y.numpy(), exact, atol=1e-5)
+    with pytest.raises(ValueError, match="attention by tiles takes heads of 32 or 64"):
+        cuda_attention._by_tiles(q, k, v, False, 1.0, 0.0, 0)
+
+
+def test_tiles_need_bf16_throughout_and_causal_ones_as_many_keys(launched):
+    q, k, v = (to_device(a.astype(BF16), "cuda") for a in heads(128, 64, K=32, B=1))
+    with tg.precision("bf16"):
+        F.attention(q, k, v, causal=True), F.attention(q, k.astype(np.float32), v), F.attention(q, k, v)
+    assert launched["attention"] == 1
+
+
+def test_tf32_rounds_the_factors_of_products_and_of_attention():
+    x, w = normal(70, 50), normal(50, 30)
+    q, k, v = heads(33, 40)
+    for name, f in {"matmul": lambda: tg.Tensor(x, device="cuda") @ tg.Tensor(w, device="cuda"),
+                    "attention": lambda: F.attention(*(tg.Tensor(a, device="cuda") for a in (q, k, v)))}.items():
+        exact = f().numpy()
+        with tg.precision("tf32"):
+            gap = np.abs(f().numpy() - exact).max() / np.abs(exact).max()
+        assert 2**-16 < gap < 2**-9, name
+
+
+def test_a_weights_gradient_is_not_rounded_to_bf16():
+    w = tg.Tensor(normal(6, 4), True, np.float32, "cuda")
+    with tg.precision("bf16"):
+        (tg.Tensor(normal(5, 6), device="cuda") @ w).sum().backward()
+    assert (w.grad.get().view(np.uint32) & 0xFFFF).any()
+
+
+def test_an_op_of_nothing_has_its_own_error():
+    with tg.precision("bf16"), pytest.raises(ValueError, match="names 1 inputs, 0 were given"):
+        F.einsum("i->i")
+
+
+def test_without_ml_dtypes_it_is_told_before_anything_is_made(monkeypatch):
+    bfloat16.cache_clear()
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match=r"precision 'bf16' needs the package ml_dtypes.*tinygrad_tfm\[cuda13\]"):
+        TrainConfig(precision="bf16", device="cuda")
+    bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["float16", "", "fp32"])

@@ -94,8 +94,8 @@ def test_the_tables_may_be_used_up(monkeypatch):
 
 # ---- by hand --------------------------------------------------------------------------------------------------------
 
-def gradients(hand, precision="float32", training=True, **shape):
-    model = checks.decoder("cuda", **SHAPE | shape).train(training)
+def gradients(hand, precision="float32", training=True, change=lambda model: model, **shape):
+    model = change(checks.decoder("cuda", **SHAPE | shape).train(training))
     optimizer = optim.AdamW(model.parameters(), 1e-2)
     x, y = (to_device(np.random.default_rng(i).integers(0, checks.TOKENIZER.size, (3, model.config.context)), "cuda")
             for i in range(2))
@@ -110,9 +110,20 @@ def gradients(hand, precision="float32", training=True, **shape):
         return loss.data.get(), {name: p.grad.get() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("shape", [{}, {"dropout": 0}, {"layers": 1, "heads": 1, "hidden": 10}, {"training": False}])
-def test_loss_and_gradients_by_hand_are_the_engines(shape):
-    (loss, found), (expected, grads) = gradients(True, **shape), gradients(False, **shape)
+def varied(model):
+    """Each dropout with a probability of its own, and norms with an epsilon of their own."""
+    model.dropout.p = 0.1
+    for i, block in enumerate(model.blocks):
+        block.attention.dropout, block.dropout.p, block.feed_forward.dropout.p = 0.2 + i / 10, 0.4, 0.5
+        block.norms[1].eps = 0.01 * (i + 1)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("shape", [{}, {"dropout": 0}, {"layers": 1, "heads": 1, "hidden": 10}, {"training": False},
+                                   {"width": 6, "hidden": 7, "change": varied}])
+def test_loss_and_gradients_by_hand_are_the_engines(shape, precision):
+    (loss, found), (expected, grads) = gradients(True, precision, **shape), gradients(False, precision, **shape)
     assert loss == pytest.approx(expected, rel=1e-6) and found.keys() == grads.keys()
     for name, g in grads.items():
         np.testing.assert_allclose(found[name], g, rtol=2e-5, atol=2e-6 * np.abs(g).max(), err_msg=name)
@@ -187,8 +198,13 @@ def test_parts_of_ones_own_frozen_weights_and_the_cpu_are_the_engines():
 
 
 def test_laid_end_to_end_nothing_changes_and_checkpoints_fit():
-    model, other = (checks.decoder("cuda", **SHAPE) for _ in range(2))
-    optimizers = [optim.AdamW(m.parameters(), 1e-2, decay=0.1) for m in (model, other)]
+    model, other = (checks.decoder("cuda", **SHAPE | {"width": 6, "hidden": 7}) for _ in range(2))
+    some = {id(x) for m in (model, other) for x in (m.norm.gain, m.blocks[0].feed_forward.up.weight)}
+    optimizers = [optim.AdamW(m.parameters(), 1e-2, decay=0.1, decays=lambda p: id(p) in some) for m in (model, other)]
+    for optimizer in optimizers:                                   # and they remember something already
+        for p in optimizer.parameters:
+            p.node.grad = to_device(np.random.default_rng(p.size).standard_normal(p.shape).astype(np.float32), "cuda")
+        optimizer.step()
     before, memory = model.state_dict(), optimizers[0].state_dict()
     flat = Flat(optimizers[0])
     assert all(np.array_equal(a, before[name]) for name, a in model.state_dict().items())
@@ -199,15 +215,50 @@ def test_laid_end_to_end_nothing_changes_and_checkpoints_fit():
         flat.step(0.5)
         optimizers[1].step(0.5)
     states = [o.state_dict() for o in optimizers]
-    assert states[0].keys() == states[1].keys() == memory.keys() and states[0]["steps"] == 3
+    assert states[0].keys() == states[1].keys() == memory.keys() and states[0]["steps"] == 4
     for mine, theirs in (states, (model.state_dict(), other.state_dict())):
         assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
     optimizers[0].load_state_dict(memory)
     model.load_state_dict(before)
     table = flat.of(flat.weights, model.embed.weight)
-    assert not flat.mean.any() and np.array_equal(table.get(), before["embed.weight"])
+    assert flat.mean.any() and np.array_equal(table.get(), before["embed.weight"])
+    assert all(np.array_equal(a, memory[name]) for name, a in optimizers[0].state_dict().items() if name != "steps")
     starts = [place.start for place in flat.places.values()]
     assert all(start % 4 == 0 for start in starts) and flat.decayed < flat.weights.size
+
+
+def frozen(model):
+    model.norm.gain.requires_grad = False
+
+
+def replaced(model):
+    model.embed.weight.data = model.embed.weight.data * 1.0
+
+
+CHANGES = {"frozen": frozen, "replaced": replaced,
+           "another optimiser's": lambda model: by_hand(model, optim.AdamW(model.parameters(), 1e-2)),
+           "a part of one's own": lambda model: setattr(model.blocks[0], "attention", tg.nn.Sequential())}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_that_changed_under_its_steps_is_told(name):
+    model = checks.decoder("cuda", **SHAPE)
+    work = by_hand(model, optim.AdamW(model.parameters(), 1e-2))
+    x = to_device(np.zeros((3, 16), int), "cuda")
+    work.backward(x, x)
+    CHANGES[name](model)
+    with pytest.raises(RuntimeError, match="has changed since its steps were made"):
+        work.backward(x, x)
+
+
+def test_watched_or_by_the_plain_rules_steps_by_hand_are_not_taken():
+    model = checks.decoder("cuda", **SHAPE)
+    work = by_hand(model, optim.AdamW(model.parameters(), 1e-2))
+    x = to_device(np.zeros((3, 16), int), "cuda")
+    for block in (tg.fused(False), tg.watching(lambda name, step: step())):
+        with block, pytest.raises(RuntimeError, match="make the steps anew"):
+            work.backward(x, x)
+    work.backward(x, x)
 
 
 # ---- what cannot be recorded ----------------------------------------------------------------------------------------
@@ -218,6 +269,28 @@ def test_what_cannot_be_recorded_is_told_and_computed_all_the_same():
     [said] = recorded[3]
     assert "cannot be recorded as a CUDA graph" in said and "cuBLAS" in said and not recorded[4]["graph"]
     np.testing.assert_allclose(recorded[0], computed[0], rtol=1e-5)
+
+
+def test_a_loss_that_draws_for_itself_begins_with_the_same_batches():
+    class Drawing(tg.models.Decoder):
+        def loss(self, ids, targets):
+            tg.random.rng().random()
+            return super().loss(ids, targets)
+
+    def model():
+        tg.manual_seed(1)
+        config = tg.models.DecoderConfig(vocab=checks.TOKENIZER.size, **SHAPE | {"dropout": 0})
+        return Drawing(config).to("cuda")
+    found = [taken(kind, 1, model=model()) for kind in (Steps, Recorded)]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+
+
+def test_dropout_that_is_turned_on_afterwards_is_told():
+    model = checks.decoder("cuda", **SHAPE | {"bias": True, "dropout": 0})
+    steps, _ = recorded(model)
+    model.dropout.p = 0.5
+    with pytest.raises(RuntimeError, match="asks for more keys of dropout"):
+        steps.gradients(0)
 
 
 def test_a_step_that_looks_at_a_number_cannot_be_recorded():

@@ -13,7 +13,7 @@ import numpy as np
 
 from .backend import Array, namespace
 from .kernels import cuda
-from .models.on_gpu import goes_by_hand, loss_by_hand, stored
+from .models.on_gpu import goes_by_hand, loss_by_hand, rounded
 from .optim import AdamW
 from .tensor import Tensor
 
@@ -65,9 +65,17 @@ class ByHand:
         self.model, self.flat = model, Flat(optimizer)
 
     def backward(self, x: Array, y: Array) -> Array:
-        """The loss of a batch; its gradients take the place of those that were there."""
-        flat, rounded = self.flat, stored(self.flat.weights)
-        loss, back = loss_by_hand(self.model, x, y, lambda p: flat.of(rounded, p), lambda p: flat.of(flat.gradients, p))
+        """The loss of a batch; its gradients take the place of those that were there.
+
+        Raises RuntimeError if the model is no longer what it was: weights frozen or replaced, parts changed, watched.
+        """
+        flat = self.flat
+        if not (goes_by_hand(self.model) and all(p.data.data.ptr == flat.of(flat.weights, p).data.ptr
+                                                 for p in self.model.parameters())):
+            raise RuntimeError("the model, or how it is to be computed, has changed since its steps were made: weights "
+                               "are changed in place only; for all else make the steps anew")
+        weights = rounded(flat.weights)
+        loss, back = loss_by_hand(self.model, x, y, lambda p: flat.of(weights, p), lambda p: flat.of(flat.gradients, p))
         back()
         return loss
 

@@ -24,7 +24,7 @@ from .backend import Array, device_of
 from .kernels.cpu import keep_freed_memory
 from .nn import Module
 from .processes import Process, shared_copy
-from .random import new_key, random_stream
+from .random import draw_key, random_stream
 from .tensor import Tensor, _watchers, no_grad
 
 
@@ -131,7 +131,7 @@ class DataParallel:
             self.replicas[0].check()
         flags = [module.training for module in self.replicas[0].modules]
         parts = [rows for rows in np.array_split(np.arange(len(x)), self.workers) if len(rows)]
-        seeds = [new_key() if self.workers > 1 and self.model.training else None for _ in parts]
+        seeds = [draw_key() if self.workers > 1 and self.model.training else None for _ in parts]
         shares = [(flags, seed, x[rows[0]:rows[-1] + 1], y[rows[0]:rows[-1] + 1], len(rows) / len(x))
                   for rows, seed in zip(parts, seeds)]
         if _watchers.get():                                        # they stand here, so everything is done here

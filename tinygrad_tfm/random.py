@@ -48,7 +48,11 @@ def new_key() -> Any:
     """63 random bits from which `random_bits` and `random_mask` unfold a whole array: an int, or what `keys_from` gives
     in its place."""
     keys = _keys.get()
-    return draw_key() if keys is None else next(keys)
+    key = draw_key() if keys is None else next(keys, None)
+    if key is None:
+        raise RuntimeError("this step asks for more keys of dropout than it did when its recording was prepared: make "
+                           "the steps anew after dropout has been changed")
+    return key
 
 
 def draw_key() -> int:

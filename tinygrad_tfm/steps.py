@@ -3,12 +3,13 @@
 To ask a GPU for some two hundred kernels takes Python longer than the GPU takes to do them. CUDA can record them, as a
 graph, and do them all again for one call. A recording knows addresses, not values. So what changes from step to step,
 the places of the batch, the keys of dropout and the learning rate, lies in tables on the GPU. The host has drawn them,
-in the order in which it would have drawn them step by step: steps computed and steps replayed are the same to the bit.
+in the order in which it would have drawn them step by step: in float32 steps computed and steps replayed are the same
+to the bit.
 Read next: `train.py`.
 """
 
 from collections.abc import Callable
-from itertools import count, repeat
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .backend import Array
 from .flat import by_hand
 from .optim import Optimizer, clip_factor, global_norm
 from .parallel import DataParallel
-from .random import draw_key, keys_from, rng
+from .random import draw_key, keys_from, random_stream, rng
 from .text import random_batch, random_starts, windows_at
 
 MOST_AHEAD = 100                    # steps whose random numbers are drawn at once
@@ -43,8 +44,8 @@ class Steps:
     """Steps of training, each in two halves: `gradients(step)`, then `update()`.
 
     Batches of `batch` windows are drawn from the text `ids`, the learning rate is `rate(step)`, the norm of the
-    gradients is clipped to `clip`. A decoder on a GPU goes by hand, if it is one for it and `hand` allows it. `ahead`
-    says for how many steps to come random numbers have been drawn already: for none.
+    gradients is clipped to `clip`. A decoder on a GPU goes by hand, if it is one for it and `hand` allows it: then its
+    weights are changed in place only. `ahead` counts the steps to come whose random numbers have been drawn already.
     """
 
     ahead = 0
@@ -82,11 +83,12 @@ class Recorded(Steps):
     """The same steps on a GPU, recorded as a CUDA graph.
 
     The first is computed from the tables, which loads every kernel. The second is recorded, and replayed from then on,
-    if the GPU is able: if not, `say` tells why, and steps are computed from the tables. A step has moved the weights
-    when `gradients` returns; its loss and norm are overwritten by the next.
+    if the GPU is able: if not, `say` tells why, and steps are computed from the tables. `gradients`
+    moves the weights too; its loss and norm are overwritten by the next.
 
     The recording repeats what the model did when it was made. Weights may be changed in place; other tensors, another
-    mode, frozen parameters it does not notice.
+    mode, frozen parameters it does not notice. An optimiser's state is loaded before, or when `ahead` is 0. Random
+    numbers that a loss draws by itself, other than keys, would be the same in all replays.
     """
 
     def __init__(self, *given: Any, say: Callable[[str], None], **named: Any):
@@ -133,10 +135,10 @@ class Recorded(Steps):
 
     def _keys_a_step(self) -> int:
         """How many keys of dropout a step takes."""
-        taken = count()
-        with keys_from(next(taken) * 0 for _ in repeat(None)):
+        keys = count()
+        with keys_from(keys), random_stream(np.random.default_rng(0)):
             self.parallel.loss(*windows_at(self.ids, self.starts[0], self.shape[1]))
-        return next(taken)
+        return next(keys)
 
     def _draw(self, step: int, certain: int) -> None:
         """Fill the tables for so many steps from this one on."""

@@ -24,7 +24,7 @@ from . import checkpoint
 from .backend import Array, to_device
 from .errors import fraction, nonnegative, positive
 from .generate import Sampling, evaluating, generate_text
-from .kernels.precision import known, precision
+from .kernels.precision import bfloat16, known, precision
 from .models.decoder import Decoder, DecoderConfig
 from .optim import AdamW, warmup_cosine
 from .parallel import DataParallel, suggested_workers, synchronize
@@ -74,6 +74,8 @@ class TrainConfig:
         if known(self.precision) != "float32" and self.device == "cpu":
             raise ValueError(f"precision {self.precision!r} is for a GPU, a CPU computes in float32: give "
                              "--device cuda, or --precision float32")
+        if self.precision == "bf16":
+            bfloat16()                                             # raises an error where it is missing
         if self.device == "cuda" and self.workers not in (None, 1):
             raise ValueError(f"workers share the cores of a CPU, and there is one GPU: give --workers 1, not "
                              f"{self.workers}")

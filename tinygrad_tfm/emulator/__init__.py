@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ COMPILER = shutil.which("g++") if sys.platform == "linux" else None
 FLAGS = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]
 GUARD = 4096                                                       # bytes on either side of an array
 BARRIER = re.compile(r"__sync(?:threads|warp)\(\)")
+ONE_AT_A_TIME = threading.Lock()                                   # the fibers' scheduler is one for the process
 EVENTS = ("begins", "syncthreads", "syncwarp", "shuffle", "goes on", "ends")
 TELL = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 
@@ -92,9 +94,10 @@ class Function:
             else:
                 raise TypeError(f"{name}: {parameter.name}: CuPy would not pass {argument!r} as meant; "
                                 "kernel.arguments(…) makes of every value what the kernel declares")
-        done = self.call((ctypes.c_int * 8)(*grid, *block, reversed, without),
-                         (ctypes.c_void_p * len(places))(*(p.ctypes.data for p in places)),
-                         None if trace is None else teller(trace))
+        with ONE_AT_A_TIME:
+            done = self.call((ctypes.c_int * 8)(*grid, *block, reversed, without),
+                             (ctypes.c_void_p * len(places))(*(p.ctypes.data for p in places)),
+                             None if trace is None else teller(trace))
         if not done:
             raise RuntimeError(f"{name}: threads wait for each other in vain; every barrier and shuffle must be "
                                "reached by all threads that it is for")

@@ -37,7 +37,7 @@ def choose(twins: Twins, arrays: Sequence[Any], settings: dict[str, Any]) -> Cal
 def text_for(rule: Callable, twins: Twins, arrays: Sequence[Any], settings: dict[str, Any]) -> Callable:
     """What computes a rule on these arrays: a twin that is for the call, or the rule. What has no twin for arrays in
     bf16 is computed in float32, and its value stays so until a product or a sum comes."""
-    twin = choose(twins, arrays, settings)
+    twin = choose(twins, arrays, settings) if arrays else None
     if twin or current() != "bf16" or rule.__name__ in MOVES or not any(map(cuda.is_bf16, arrays)):
         return twin or rule
 

@@ -41,6 +41,7 @@ FUNCTIONS = {                                                      # what they t
     "cublasLtMatmul": [*[POINTER] * 14, C.c_size_t, POINTER]}
 
 CANDIDATES = 8                                                     # algorithms that race for a kind of product
+LARGE = 1 << 22                                                    # multiplications from which a race is worth its time
 WORKSPACE = 32 << 20                                               # bytes for them to work in: NVIDIA's advice for H100
 ALIGNED = 256                                                      # bytes; the library looks no further
 
@@ -104,7 +105,8 @@ def product(a, b, *, dtype=None, onto=None, into=None, tf32=False):
     kind = first, second, result, tf32 and first.dtype == "float32", add
     try:
         if kind not in lt.plans:
-            lt.plans[kind] = lt.fastest(lt.proposals(*kind[:4]), a, b, out, add)
+            plans = lt.proposals(*kind[:4])
+            lt.plans[kind] = lt.fastest(plans, a, b, out, add) if out.size * a.shape[-1] >= LARGE else plans[0]
         lt.multiply(lt.plans[kind], a, b, out, add)
     except RuntimeError as error:
         raise RuntimeError(f"cuBLASLt: {a.dtype} {a.shape} times {b.shape} in {dtype}: {error}") from error
@@ -183,7 +185,8 @@ def load() -> Any:
 
 
 class Library:
-    """The functions of cuBLASLt and what they need: a handle, memory to work in, and the plans made so far."""
+    """The functions of cuBLASLt and what they need: a handle, memory to work in, and the plans made so far. The memory
+    is one: products run one after the other, on one stream or on streams that wait for each other."""
 
     def __init__(self, functions: Any) -> None:
         import cupy
@@ -230,7 +233,8 @@ class Library:
         runs that could be timed, and it is the first.
 
         Each adds up in an order of its own, and chance decides between equals: two processes may differ in the last
-        bits. Within one the plan is kept, so a step and its recording do not.
+        bits, and so may a run on a GPU that is stopped and resumed. Within one process the plan is kept, so a step and
+        its recording do not.
         """
         import cupy
         if len(plans) == 1 or cupy.cuda.runtime.streamIsCapturing(cupy.cuda.get_current_stream().ptr):

@@ -19,6 +19,7 @@ from ..random import drop_below
 from . import cpu, precision
 from .cublaslt import product
 from .cuda_source import STORED, Kernel, source
+from .precision import bfloat16
 
 LARGEST = 1 << 30                   # numbers in an array: kernels count in 32 bits, and up to a grid beyond the end
 ONE_HOT_LIMIT = 1024                # rows of a table: to here its gradient is a product, as in the plain rule
@@ -101,13 +102,6 @@ def is_key(key: Any) -> bool:
 
 # ---- how numbers are stored -----------------------------------------------------------------------------------------
 
-@cache
-def bfloat16() -> np.dtype:
-    """The dtype, which NumPy knows only from ml_dtypes. CuPy has it from there too."""
-    import ml_dtypes
-    return np.dtype(ml_dtypes.bfloat16)
-
-
 def is_bf16(x: Any) -> bool:
     """Whether an array is stored so; numbers are not."""
     return getattr(x, "dtype", None) is not None and x.dtype.name == "bfloat16"
@@ -170,13 +164,13 @@ def embedding(weight, *, ids):
     """Here numbers become bf16, if they are to flow so. The gradient is a product with a one-hot matrix: the same to
     the bit at every run. An id outside the table gives NaNs: to look would mean to wait."""
     xp, (V, D), weight = namespace(weight), weight.shape, whole(weight)
-    rows = whole(ids.reshape(-1).astype(np.int32, copy=False))
+    rows = whole(ids.reshape(-1).astype(np.int64, copy=False))
     y = xp.empty((*ids.shape, D), bfloat16() if precision.current() == "bf16" else weight.dtype)
     launch(compiled("embedding", y.dtype.name)["embedding"], grid(y.size), ids=rows, table=weight, y=y, V=V, D=D,
            n=y.size)
 
     def back(g, onto=None):
-        hot = (xp.arange(V, dtype=np.int32)[:, None] == rows).astype(g.dtype)                  # (V, B·T)
+        hot = (xp.arange(V, dtype=np.int64)[:, None] == rows).astype(g.dtype)                  # (V, B·T)
         return product(hot, g.reshape(-1, D), dtype=np.float32, onto=onto)
     return y, back
 
@@ -272,7 +266,7 @@ def cross_entropy(logits, *, targets, ignore_index=-100, label_smoothing=0.0):
     logits, xp, vocab = whole(logits), namespace(logits), logits.shape[-1]
     counted = (targets != ignore_index).sum(dtype=np.float32)
     slope, losses = xp.empty_like(logits), xp.empty(targets.size, np.float32)
-    targets = whole(targets.astype(np.int32, copy=False))
+    targets = whole(targets.astype(np.int64, copy=False))
     launch(compiled("cross_entropy", logits.dtype.name)["cross_entropy"], grid(32 * targets.size), logits=logits,
            targets=targets, counted=counted, g=slope, loss=losses, rows=targets.size, vocab=vocab, stride=vocab,
            ignore_index=ignore_index)

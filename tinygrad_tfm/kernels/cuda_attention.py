@@ -99,6 +99,9 @@ def _by_products(q, k, v, mask, causal, scale, p, key):
 
 def _by_tiles(q, k, v, causal, scale, p, key):
     """Kept for the way back are q, k, v, y and one number a query: no row of weights exists at any time."""
+    if not _in_tiles(q, k, v, None, causal):
+        raise ValueError(f"attention by tiles takes heads of {' or '.join(map(str, HEADS))} numbers and lengths that "
+                         f"are multiples of {TILE}, not queries {q.shape} and keys {k.shape}")
     (B, H, T, K), S, xp = q.shape, k.shape[2], namespace(q)
     kernels = compiled("attention", HEAD=K, DROP=drop_below(p) if p else 0)
     q, k, v = (_heads_side_by_side(x) for x in (q, k, v))

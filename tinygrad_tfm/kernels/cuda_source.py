@@ -13,7 +13,8 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "cuda"
 STORED = {"float32": "float", "bfloat16": "bf16"}                  # what `real` may be: NumPy's word, and CUDA's
-DTYPES = {"float": "float32", "bf16": "bfloat16", "int": "int32", "u32": "uint32", "u64": "uint64", "bool": "bool"}
+DTYPES = {"float": "float32", "bf16": "bfloat16", "int": "int32", "i64": "int64", "u32": "uint32", "u64": "uint64",
+          "bool": "bool"}
 NO_ARRAY = np.uint64(0)                                            # the address that a kernel knows as null
 
 # Patterns, and below tuples for classes: they cost nothing when the package is imported, by most on no GPU.

@@ -7,6 +7,9 @@ Whatever it says, weights, their gradients and what an optimiser keeps are float
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+
+import numpy as np
 
 PRECISIONS = {"float32": "products of float32, as exact as the CPU's",
               "tf32": "factors rounded to 10 bits of mantissa, all else float32",
@@ -17,9 +20,11 @@ current = _precision.get
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Inside the block products on a GPU are made in this precision: "float32", "tf32" or "bf16".
+    """Inside the block matrix products on a GPU are made in this precision: "float32", "tf32" or "bf16".
 
-    A model is not converted: enter the block, and leave it. Raises ValueError for another name.
+    Not meant are products with a vector, of stretched batches, and `einsum`. A model is not converted: enter the block,
+    and leave it. A value in bf16 that leaves it too is best made float32 first: outside, plain rules add up as CuPy
+    does. Raises ValueError for another name.
     """
     token = _precision.set(known(name))
     try:
@@ -33,3 +38,14 @@ def known(name: str) -> str:
     if name not in PRECISIONS:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {name!r}")
     return name
+
+
+@cache
+def bfloat16() -> np.dtype:
+    """The dtype, which NumPy, and CuPy too, know only from ml_dtypes. Raises ImportError without it."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("precision 'bf16' needs the package ml_dtypes, which is not installed: "
+                          "pip install 'tinygrad_tfm[cuda13]' (or [cuda12])") from error
+    return np.dtype(ml_dtypes.bfloat16)

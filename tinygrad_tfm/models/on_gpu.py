@@ -1,4 +1,4 @@
-"""A decoder's training step on a GPU, by hand: what the engine does, in the order in which it does it.
+"""A decoder's training step on a GPU, by hand: what the engine does, written out.
 
 The twin of `Decoder.loss` and its way back, for GPT's shape, made of the twins of its operations. By hand, neighbours
 can be one: an addition to the stream, its dropout and the norm behind it are one kernel; so are, on the way back, the
@@ -19,16 +19,7 @@ from .. import functional as F
 from ..backend import Array
 from ..kernels import precision
 from ..kernels.cublaslt import product
-from ..kernels.cuda import (
-    ONE_HOT_LIMIT,
-    add_layer_norm,
-    bfloat16,
-    cross_entropy,
-    dropped,
-    embedding,
-    float32,
-    gelu,
-)
+from ..kernels.cuda import ONE_HOT_LIMIT, add_layer_norm, cross_entropy, dropped, embedding, float32, gelu
 from ..kernels.cuda_attention import HEADS, TILE, attention
 from ..nn.layers import LayerNorm
 from ..nn.positions import LearnedPositions
@@ -150,6 +141,6 @@ def _drop(module: Any, p: float) -> dict[str, Any]:
     return dict(p=p, key=new_key()) if p and module.training else dict(p=0.0, key=0)
 
 
-def stored(weights: Array) -> Array:
+def rounded(weights: Array) -> Array:
     """Weights as products read them in the precision in force."""
-    return weights.astype(bfloat16()) if precision.current() == "bf16" else weights
+    return weights.astype(precision.bfloat16()) if precision.current() == "bf16" else weights

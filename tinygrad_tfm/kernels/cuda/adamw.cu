@@ -1,4 +1,4 @@
-// AdamW on all parameters at once, laid end to end:  m ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²,
+// AdamW, of one parameter or of many laid end to end:  m ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²,
 //     w ← w − lr·(m̂/(√v̂ + ε) + decay·w)   with m̂ = m/(1−β₁ᵗ), v̂ = v/(1−β₂ᵗ)
 // (Loshchilov & Hutter 2017, arXiv:1711.05101, algorithm 2.) All in float.
 #include "warp.cuh"

@@ -7,12 +7,12 @@
 // Rows lie `stride` ≥ vocab apart: a matrix product likes a padded vocabulary. The padding's gradient is 0. `g` may be
 // the logits themselves. A warp visits its row three times, but only once does it come from far away.
 extern "C" __global__ void __launch_bounds__(256)
-cross_entropy(const real* logits, const int* targets, const float* counted, real* g, float* loss,
+cross_entropy(const real* logits, const i64* targets, const float* counted, real* g, float* loss,
               int rows, int vocab, int stride, int ignore_index) {
     float share = 1 / *counted;
     for (int r = warp(); r < rows; r += warps()) {
         const real* z = logits + (size_t)r * stride;
-        int target = targets[r];
+        i64 target = targets[r];
         bool counts = target != ignore_index, known = 0 <= target && target < vocab;
         float most = -INFINITY, total = 0;
         for (int c = lane(); c < vocab; c += 32) most = fmaxf(most, z[c]);

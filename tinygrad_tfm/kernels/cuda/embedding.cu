@@ -5,9 +5,9 @@
 
 // An id outside the table gives NaNs: the host would have to wait in order to look. n = N·D.
 extern "C" __global__ void __launch_bounds__(256)
-embedding(const int* ids, const float* table, real* y, int V, int D, int n) {
+embedding(const i64* ids, const float* table, real* y, int V, int D, int n) {
     for (int i = thread(); i < n; i += threads()) {
-        int id = ids[i / D];
-        y[i] = 0 <= id && id < V ? table[(size_t)id * D + i % D] : NAN;
+        i64 id = ids[i / D];
+        y[i] = 0 <= id && id < V ? table[id * D + i % D] : NAN;
     }
 }

@@ -4,6 +4,7 @@
 // `real` is how activations are stored, float or bf16, as the file that includes this one is compiled (REAL).
 // Arithmetic is in float always: a number is widened when it is read and rounded once, when it is written.
 #pragma once
+using i64 = long long;
 using u32 = unsigned int;
 using u64 = unsigned long long;
 

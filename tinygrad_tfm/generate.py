@@ -16,6 +16,7 @@ import numpy as np
 from .backend import to_device, to_numpy
 from .errors import positive
 from .models.decoder import Decoder
+from .models.recurrent import RecurrentLM
 from .models.without_engine import without_engine
 from .nn import KVCache, Module
 from .tensor import no_grad
@@ -124,16 +125,36 @@ def last_logits(model: Decoder, ids: Sequence[int], cache: list[KVCache] | None 
         return to_numpy(model(to_device(np.asarray([ids]), model.embed.weight.device), cache).data[0, -1])
 
 
-def generate_text(model: Decoder, tokenizer: CharTokenizer, prompt: str, count: int, sampling: Sampling | None = None,
-                  seed: int | None = None, stop: str | None = None) -> Iterator[str]:
+def carry_on(model: RecurrentLM, ids: Iterable[int], count: int, sampling: Sampling | None = None,
+             rng: np.random.Generator | None = None) -> Iterator[int]:
+    """Yield `count` tokens that continue `ids`, as `generate` does, from a model that carries a state.
+
+    There is no window that could be full, and each token costs the same. Raises ValueError without a token to start
+    from.
+    """
+    ids, states = [int(i) for i in ids], None
+    if not ids:
+        raise ValueError("generation needs at least one token to start from")
+    sampling, rng, dropout_off = sampling or Sampling(), rng or np.random.default_rng(), evaluating(model)
+    for _ in range(count):
+        with dropout_off, no_grad():
+            logits, states = model.advance(to_device(np.asarray([ids]), model.embed.weight.device), states)
+        ids = [sampling.choose(to_numpy(logits.data[0, -1]), rng)]
+        yield ids[0]
+
+
+def generate_text(model: Decoder | RecurrentLM, tokenizer: CharTokenizer, prompt: str, count: int,
+                  sampling: Sampling | None = None, seed: int | None = None,
+                  stop: str | None = None) -> Iterator[str]:
     """Yield the continuation of a prompt, piece by piece, at most `count` characters and up to `stop`.
 
     The stop string itself is not given out. An empty prompt counts as a line break. Raises ValueError for characters
     the model was not trained on.
     """
     ids = tokenizer.encode(prompt or ("\n" if "\n" in tokenizer.characters else tokenizer.characters[0]))
-    held = ""                                                      # might be the beginning of the stop string
-    for token in generate(model, ids, count, sampling, np.random.default_rng(seed)):
+    held, rng = "", np.random.default_rng(seed)                    # held: might be the beginning of the stop string
+    for token in (carry_on(model, ids, count, sampling, rng) if isinstance(model, RecurrentLM) else
+                  generate(model, ids, count, sampling, rng)):
         held += tokenizer.decode([token])
         if stop and stop in held:
             held = held[:held.index(stop)]

@@ -34,7 +34,7 @@ class RecurrentLM(Module):
     """logits = unembed(layer_L(… layer_1(embed(ids)))), each layer a recurrent network.     ids (B, T) → (B, T, V)
 
     `cell` is a class of cells (RNNCell, LSTMCell, GRUCell or one's own). Dropout acts between layers, never on what is
-    carried from step to step (Zaremba et al. 2014, arXiv:1409.2329, §3.1). Embeddings are scaled to numbers of size 1:
+    carried from step to step (Zaremba et al. 2014, arXiv:1409.2329, §3.2). Embeddings are scaled to numbers of size 1:
     no norm follows that would do it. Raises ValueError for sizes that are not positive.
     """
 
@@ -66,10 +66,10 @@ class RecurrentLM(Module):
 class RecurrentSeq2Seq(Module):
     """logits_t = unembed(h_t), h the states of a decoder that reads the target so far and starts from the source.
 
-    The encoder reads the source both ways; the decoder's first state is s₀ = tanh(last states·B). Without `attention`
-    that is all the decoder learns of the source, one vector of fixed size (Sutskever et al. 2014, arXiv:1409.3215,
-    §2); with it (AdditiveAttention, or another of its making and methods) it looks at the encoder's outputs (B, S, 2F)
-    before each step (Bahdanau et al. 2014, arXiv:1409.0473, §3). Source ids (B, S), target (B, T) → (B, T, V).
+    The encoder reads the source both ways; the decoder's first state is s₀ = tanh([→h_S; ←h_1]·W + b). Without
+    `attention` that is all it learns of the source, one vector of fixed size (as in Sutskever et al. 2014,
+    arXiv:1409.3215, §2); with AdditiveAttention it looks at the encoder's outputs (B, S, 2F) before each step
+    (Bahdanau et al. 2014, arXiv:1409.0473, §3). Source ids (B, S), target (B, T) → (B, T, V).
 
     A target ends with `stop` and is filled up with `pad`; `start` is what the decoder reads first. Raises ValueError
     for sizes that are not positive.

@@ -68,7 +68,7 @@ class LSTMCell(Cell):
     (B, D), (h, c) of (B, F) → the same. The cell c is only ever scaled and added to, so a gradient goes through it
     undamped where f is near 1; b of the forget gate f starts at 1 for that. Gates lie side by side in PyTorch's order
     i, f, g, o; of its two biases there is the sum. (Hochreiter & Schmidhuber 1997, Neural Computation 9; with forget
-    gates Gers et al. 2000, ibid. 12; their bias: Jozefowicz et al. 2015, ICML, §2.2)
+    gates Gers et al. 2000, ibid. 12; their bias: Jozefowicz et al. 2015, ICML)
     """
 
     gates, parts = 4, 2

@@ -475,8 +475,11 @@ def test_text_comes_from_it_as_from_a_decoder():
 
 
 def test_dropout_acts_between_layers_and_only_while_training():
-    model, (ids, _) = RecurrentLM(11, 16, layers=2, dropout=0.5), tokens()
-    assert not np.array_equal(model(ids).data, model(ids).data)
+    model, (ids, _), names = RecurrentLM(11, 16, layers=2, dropout=0.5), tokens(), []
+    with tg.watching(lambda name, step: (names.append(name), step())[1]):
+        first = model(ids).data
+    assert [n for n in names if n in ("dropout", "stack")] == ["dropout", "stack", "dropout", "stack", "dropout"]
+    assert not np.array_equal(first, model(ids).data)
     model.eval()
     assert np.array_equal(model(ids).data, model(ids).data)
 
@@ -520,6 +523,20 @@ def test_seq2seq_gradients_are_finite_differences_and_reach_both_ends(cell, atte
     used = sorted(set(SOURCE[MASK]))
     assert abs(model.embed_source.weight.grad[used]).max(axis=1).all()
     assert not model.embed_source.weight.grad[0].any()                  # padding is not read
+
+
+@each_cell
+def test_a_decoder_starts_from_what_both_readings_end_with(cell):
+    model = double(translator(cell, None))
+    x = model.embed_source(SOURCE)
+    ends = zip(nn.Recurrent(model.encoder.ahead.cell)(x, mask=MASK)[1],
+               nn.Recurrent(model.encoder.back.cell, reverse=True)(x, mask=MASK)[1])
+    state, memory = model.encode(SOURCE, MASK)
+    for found, (ahead, back) in zip(state, ends, strict=True):
+        last = np.concatenate([ahead.data, back.data], axis=1)
+        expected = np.tanh(last @ model.bridge.weight.data + model.bridge.bias.data)
+        np.testing.assert_allclose(found.data, expected, rtol=0, atol=1e-14)
+    assert memory is None
 
 
 @each_variant

@@ -12,8 +12,8 @@ from tinygrad_tfm import nn
 from tinygrad_tfm.generate import Sampling, carry_on, generate_text
 from tinygrad_tfm.models import RecurrentLM, RecurrentSeq2Seq
 from tinygrad_tfm.nn.recurrent import unstack
-from tinygrad_tfm.optim import AdamW, clip_factor, global_norm
-from tinygrad_tfm.text import CharTokenizer
+from tinygrad_tfm.optim import AdamW, clip_factor, global_norm, warmup_cosine
+from tinygrad_tfm.text import CharTokenizer, Unavailable, baselines, corpus, random_batch, split, windows
 
 CELLS = [nn.RNNCell, nn.LSTMCell, nn.GRUCell]
 LENGTHS = np.array([5, 1, 3])
@@ -643,3 +643,36 @@ def test_on_the_stand_in_for_cupy_it_gives_the_hosts_numbers_and_waits_for_nobod
         for (name, p), q in zip(host.named_parameters(), device.parameters(), strict=True):
             np.testing.assert_allclose(q.grad.get(), p.grad, rtol=0, atol=1e-12, err_msg=name)
         assert device.greedy(*arrays[:2], limit=5) == host.greedy(SOURCE, MASK, limit=5)
+
+
+# ---- what training comes to -----------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell, width", [(nn.RNNCell, 440), (nn.LSTMCell, 222), (nn.GRUCell, 256)])
+def test_in_300_steps_a_language_model_beats_the_counts_of_pairs(cell, width):
+    """With as many weights as nanoGPT's CPU settings have, 0.80 M, and its batches, rate and decay; seed 1.
+
+    Seen on the first 12,800 characters of the validation text: RNN 1.84, LSTM 2.12, GRU 1.93; pairs 2.48 on all of it.
+    PyTorch's RNN, from the same weights and batches, comes to the RNN's 1.843.
+    """
+    try:
+        text = corpus("tinyshakespeare").text
+    except Unavailable as error:
+        pytest.skip(str(error))
+    tokenizer = CharTokenizer.from_text(text)
+    ids = np.array(tokenizer.encode(text))
+    train, validation = split(ids, 64)
+    tg.manual_seed(1)
+    model, rng = RecurrentLM(len(tokenizer.characters), width, layers=2, cell=cell), np.random.default_rng(1)
+    assert model.size() == pytest.approx(804_096, rel=0.002)
+    optimizer = AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), decay=0.1)
+    for step in range(300):
+        optimizer.lr = warmup_cosine(step, 1e-3, 1e-4, 100, 300)
+        model.loss(*random_batch(train, 12, 64, rng)).backward()
+        optimizer.step(clip_factor(global_norm(model.parameters()), 1.0))
+        optimizer.zero_grad()
+    with tg.no_grad():
+        loss = np.mean([model.loss(x, y).item() for x, y in windows(validation[:12_801], 64, 50)])
+    pairs = baselines(train, validation, len(tokenizer.characters))["bigram"]
+    print(f"{cell.__name__}: {loss:.3f}, pairs {pairs:.3f}")
+    assert loss < pairs

@@ -148,7 +148,7 @@ def dropped(x: np.ndarray, p: float, key: int) -> np.ndarray:
     return np.where(kept, x / (1 - p), 0)
 
 
-def attended(q: Any, k: Any, v: Any, mask: Any = None, causal: bool = False, scale: float | None = None,
+def attended(q: Any, k: Any, v: Any, bias: Any, mask: Any = None, causal: bool = False, scale: float | None = None,
              p: float = 0.0, key: int = 0) -> np.ndarray:
     """Query by query, key by key."""
     T, S = q.shape[-2], k.shape[-2]
@@ -156,13 +156,14 @@ def attended(q: Any, k: Any, v: Any, mask: Any = None, causal: bool = False, sca
     q, k, v = (np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (q, k, v))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     may = np.broadcast_to(True if mask is None else mask, (*lead, T, S))
+    more = np.broadcast_to(0.0 if bias is None else bias, (*lead, T, S))
     kept = np.array(mask_of(math.prod(lead) * T * S, p, key) if p else [1] * (math.prod(lead) * T * S))
     kept = kept.reshape(*lead, T, S) / (1 - p)
     y = np.zeros((*lead, T, v.shape[-1]))
     for *at, i in np.ndindex(*lead, T):
         at = tuple(at)
         seen = [j for j in range(S) if may[(*at, i, j)] and (not causal or j <= i + S - T)]
-        scores = [math.fsum(q[(*at, i)] * k[(*at, j)]) * scale for j in seen]
+        scores = [math.fsum(q[(*at, i)] * k[(*at, j)]) * scale + more[(*at, i, j)] for j in seen]
         for j, weight in zip(seen, softmax_of(scores)):
             y[(*at, i)] += weight * kept[(*at, i, j)] * v[(*at, j)]
     return y
@@ -275,10 +276,10 @@ def torch_cross_entropy(t: Any, x: Any, targets: Any, ignore_index: int = -100, 
                                          ignore_index=ignore_index, label_smoothing=label_smoothing)
 
 
-def torch_attention(t: Any, q: Any, k: Any, v: Any, mask: Any = None, causal: bool = False, scale: float | None = None,
-                    p: float = 0.0, key: int = 0) -> Any:
+def torch_attention(t: Any, q: Any, k: Any, v: Any, bias: Any, mask: Any = None, causal: bool = False,
+                    scale: float | None = None, p: float = 0.0, key: int = 0) -> Any:
     """Its own attention has neither a second derivative nor zeros for a query that sees nothing."""
-    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale) + (0 if bias is None else bias)
     T, S = scores.shape[-2:]
     seen = t.ones(scores.shape, dtype=bool) if mask is None else t.tensor(mask).expand(scores.shape)
     seen = seen & t.ones(T, S, dtype=bool).tril(S - T) if causal else seen
@@ -439,10 +440,14 @@ ROWS = [
         "scaled", [call(CUBE, p=0.4, key=0x123456789ABCDEF0), call(A, p=0.0, key=1), call(EMPTY, p=0.5, key=2),
                    call(ONE, p=0.1, key=3)]),
     Row(ops.attention, attended, torch_attention, "q k v pattern scaled dropped",
-        [call(Q, K, V, p=0.3, key=7 << 40), call(Q, K, V), call(Q, K, V, causal=True), call(Q, K, V, mask=SEEN),
-         call(Q, K, V, mask=SEEN, causal=True, p=0.2, key=5), call(Q, K, V, scale=0.3), call(K, Q, Q, causal=True),
-         call(Q[0, 0], K[0, 0], V[0, 0], causal=True), call(Q, K[:, :1], V[:, :1]), call(Q[:, :, :0], K, V),
-         call(Q[:0], K[:0], V[:0], causal=True)]),
+        [call(*inputs, None, **settings) for *inputs, settings in [
+            (Q, K, V, dict(p=0.3, key=7 << 40)), (Q, K, V, {}), (Q, K, V, dict(causal=True)),
+            (Q, K, V, dict(mask=SEEN)), (Q, K, V, dict(mask=SEEN, causal=True, p=0.2, key=5)),
+            (Q, K, V, dict(scale=0.3)), (K, Q, Q, dict(causal=True)),
+            (Q[0, 0], K[0, 0], V[0, 0], dict(causal=True)), (Q, K[:, :1], V[:, :1], {}), (Q[:, :, :0], K, V, {}),
+            (Q[:0], K[:0], V[:0], dict(causal=True))]]
+        + [call(Q, K, V, some(1, 2, 3, 4, seed=3), scale=0.3), call(Q, K, V, some(2, 1, 4, seed=4), causal=True),
+           call(Q, K, V, some(3, 1, seed=5), mask=SEEN, p=0.2, key=5)]),
     Row(ops.cross_entropy, cross_entropy, torch_cross_entropy, "rows logp counted",
         [call(CUBE, targets=TARGETS), call(A, targets=TARGETS[0], label_smoothing=0.1),
          call(CUBE, targets=np.where(TARGETS == 1, -100, TARGETS), label_smoothing=0.2),

@@ -322,7 +322,7 @@ class Attention:
         near_gs = u * np.abs(gs) + pattern * (near_delta + 2**-18 * np.abs(h))
         near = [near_y, self.scale * near_gs @ np.abs(k), self.scale * near_gs.swapaxes(-1, -2) @ np.abs(q),
                 u * (pattern * kept).swapaxes(-1, -2) @ np.abs(g)]
-        return [(a.swapaxes(1, 2), e.swapaxes(1, 2)) for a, e in zip([y, *pull(back, g)], near, strict=True)]
+        return [(a.swapaxes(1, 2), e.swapaxes(1, 2)) for a, e in zip([y, *pull(back, g)[:3]], near, strict=True)]
 
     def check(self, results):
         for found, (exact, near) in zip(results, self.exact, strict=True):

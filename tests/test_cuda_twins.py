@@ -86,6 +86,7 @@ FITS = {                                               # calls for the twins, be
            (heads(5, 7, V=3), {"mask": seen(2, 1, 1, 7), "p": 0.5, "key": KEY})],
     "adamw": [],
 }
+FITS["attention"] = [((*inputs, None), settings) for inputs, settings in FITS["attention"]]        # no bias
 FITS = {name: test_twins.FITS.get(name, []) + calls for name, calls in FITS.items()}
 REFUSED = {                                            # and calls that are for the plain rules
     "matmul": [((some(3, 4), some(4, 5)), {}), ((normal(3, 4), some(4, 5)), {}), ((normal(4), normal(4, 5)), {}),
@@ -103,7 +104,7 @@ REFUSED = {                                            # and calls that are for 
                       ((normal(3, 4),), {"targets": np.zeros(3, int), "ignore_index": 2**31}),
                       ((normal(0, 4),), {"targets": np.zeros(0, int)})],
     "softmax": [((some(3, 4),), {}), ((normal(3, 4),), {"axis": 0}), ((normal(3, 4),), {"axis": -2})],
-    "attention": [(tuple(a.astype(np.float64) for a in heads(4, 4)), {}),
+    "attention": [(tuple(a.astype(np.float64) for a in heads(4, 4)), {}), ((*heads(4, 5), normal(2, 4, 5)), {}),
                   ((heads(4, 4)[0], *(a[:1] for a in heads(4, 4)[1:])), {}),
                   ((heads(4, 4)[0], heads(4, 4)[1][0], heads(4, 4)[2]), {}),
                   (tuple(a[None] for a in heads(4, 4)), {}),
@@ -189,8 +190,8 @@ def test_a_twin_is_as_exact_as_the_plain_rule(name, inputs, settings, waited, la
 @pytest.mark.parametrize("name, inputs, settings", [
     ("gelu", (normal(7, 5),), {}), ("layer_norm", (normal(2, 3, 24), GAIN, BIAS), {}),
     ("dropout", (normal(7, 5),), {"p": 0.3, "key": KEY}), ("cross_entropy", SIX, {"targets": ids((6,))}),
-    ("softmax", (normal(2, 7, 5),), {}), ("attention", heads(5, 7), {"p": 0.3, "key": KEY}),
-    ("attention", heads(5, 7), {"causal": True})])
+    ("softmax", (normal(2, 7, 5),), {}), ("attention", (*heads(5, 7), None), {"p": 0.3, "key": KEY}),
+    ("attention", (*heads(5, 7), None), {"causal": True})])
 def test_arrays_may_lie_as_they_like(name, inputs, settings, lay, lay_g, waited):
     lay_g = plainly if name == "cross_entropy" and lay_g is scattered else lay_g          # there it is one number
     compare(name, inputs, settings, waited, lay, lay_g)
@@ -224,7 +225,7 @@ def test_attention_drops_the_weights_that_the_cpu_drops(launched):
     y, back = cuda_attention.attention(zeros[:, :, :T], zeros, there(eye), p=p, key=KEY)
     kept = random_mask(B * H * T * S, p, KEY, np).reshape(B, H, T, S)
     np.testing.assert_array_equal(y.get(), kept * np.float32(np.float32(1 / S) * np.float32(1 / (1 - p))))
-    _, _, gv = back(there(np.ones((B, H, T, S), np.float32)))
+    _, _, gv, _ = back(there(np.ones((B, H, T, S), np.float32)))
     np.testing.assert_allclose(gv.get(), y.get().sum(2)[..., None].repeat(S, -1), rtol=1e-6)
     assert launched["dropout"] == 3                                # forward; back for weights and for their gradients
 

@@ -63,6 +63,7 @@ FITS = {                                               # by twin: calls that are
                ADAMW | {"step": step, "decay": decay})
               for shape in [(), (7,), (3, 5), (BLOCK + 3,), (0,)] for step, decay in [(1, 0.1), (30, 0.0)]],
 }
+FITS["attention"] = [((*inputs, None), settings) for inputs, settings in FITS["attention"]]        # no bias
 REFUSED = {                                            # and calls that are not
     "gelu": [((some(3, 4),), {}), ((normal(3, 4).astype(np.float16),), {}), ((np.arange(-2, 3),), {})],
     "layer_norm": [((some(3, 24), GAIN, BIAS), {}), ((normal(3, 24), None, BIAS), {}), ((normal(3, 24),), {}),
@@ -78,6 +79,7 @@ REFUSED = {                                            # and calls that are not
                       ((normal(3, 4),), {"targets": np.zeros(3, int), "ignore_index": 2}),
                       ((normal(0, 4),), {"targets": np.zeros(0, int)})],
     "attention": [(heads(90, 66), {"causal": True}), (heads(4, 4), {"mask": np.ones((4, 4), bool)}),
+                  ((*heads(4, 5), normal(2, 4, 5)), {}), ((*heads(4, 4), normal(4)), {"causal": True}),
                   (tuple(a[0] for a in heads(4, 4)), {}),
                   (tuple(a.astype(np.float64) for a in heads(4, 4)), {}),
                   ((heads(4, 4)[0], *heads(4, 4, H=1)[1:]), {}), ((*heads(4, 5)[:2], heads(4, 5)[2].astype(float)), {}),

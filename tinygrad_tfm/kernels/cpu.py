@@ -176,16 +176,16 @@ def cross_entropy(logits, *, targets, ignore_index=-100, label_smoothing=0.0):
     return loss, lambda g: e * g
 
 
-def _maskless(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0, key: Any = None,
-              **settings: Any) -> bool:
+def _maskless(q: Any, k: Any, v: Any, bias: Any = None, *, mask: Any = None, causal: bool = False, p: float = 0.0,
+              key: Any = None, **settings: Any) -> bool:
     return (q.dtype == k.dtype == v.dtype == np.float32 and q.ndim == k.ndim == v.ndim == 4 and q.size and k.size
-            and mask is None and 0 <= p < 1 and (not p or isinstance(key, int))
+            and bias is None and mask is None and 0 <= p < 1 and (not p or isinstance(key, int))
             and q.shape[:2] == k.shape[:2] and v.shape[:3] == k.shape[:3]
             and (not causal or k.shape[2] >= q.shape[2]))
 
 
 @twin(fits=_maskless)
-def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
+def attention(q, k, v, bias=None, *, mask=None, causal=False, scale=None, p=0.0, key=0):
     """By blocks of query rows: their scores stay in the cache, keys in the future are not multiplied at all, and
     softmax divides the small value instead of the large scores.
 
@@ -230,7 +230,7 @@ def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
             gs *= e
             np.matmul(gs, k[b, :, j], out=gq[b, :, i])
             _put(gk[b, :, j], gs.swapaxes(-1, -2), q[b, :, i], last)
-        return gq, gk, gv
+        return gq, gk, gv, None
     return y, back
 
 

@@ -53,9 +53,9 @@ def softmax_backward(y, g, gx, scale=1.0):
     return gx
 
 
-def _one_shape(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = False, p: float = 0.0, key: Any = None,
-               **settings: Any) -> bool:
-    if not (all(map(stored, (q, k, v))) and q.ndim == k.ndim == v.ndim and 2 <= q.ndim <= 4):
+def _one_shape(q: Any, k: Any, v: Any, bias: Any = None, *, mask: Any = None, causal: bool = False, p: float = 0.0,
+               key: Any = None, **settings: Any) -> bool:
+    if not (bias is None and all(map(stored, (q, k, v))) and q.ndim == k.ndim == v.ndim and 2 <= q.ndim <= 4):
         return False
     scores = (*q.shape[:-1], k.shape[-2])
     return (q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
@@ -74,7 +74,7 @@ def _in_tiles(q: Any, k: Any, v: Any, mask: Any, causal: bool) -> bool:
 
 
 @twin(fits=_one_shape)
-def attention(q, k, v, *, mask=None, causal=False, scale=None, p=0.0, key=0):
+def attention(q, k, v, bias=None, *, mask=None, causal=False, scale=None, p=0.0, key=0):
     """By tiles in bf16, else by products: two ways to the same numbers, and the same weights are dropped."""
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if is_bf16(q):
@@ -93,7 +93,7 @@ def _by_products(q, k, v, mask, causal, scale, p, key):
     def back(g):
         h = drop(multiply(g, v.swapaxes(-1, -2)))
         gs = softmax_backward(pattern, h, h, scale)
-        return multiply(gs, k), multiply(gs.swapaxes(-1, -2), q), multiply(drop(pattern).swapaxes(-1, -2), g)
+        return multiply(gs, k), multiply(gs.swapaxes(-1, -2), q), multiply(drop(pattern).swapaxes(-1, -2), g), None
     return multiply(drop(pattern), v), back
 
 
@@ -117,7 +117,7 @@ def _by_tiles(q, k, v, causal, scale, p, key):
         given = dict(q=q, k=k, v=v, g=g, lse=lse, delta=delta, **shape)
         launch(kernels["attention_gq"], (B * H, T // TILE), gq=gq, **given)
         launch(kernels["attention_gkv"], (B * H, S // TILE), gk=gk, gv=gv, **given)
-        return tuple(x.swapaxes(1, 2) for x in (gq, gk, gv))
+        return *(x.swapaxes(1, 2) for x in (gq, gk, gv)), None
     return y.swapaxes(1, 2), back
 
 

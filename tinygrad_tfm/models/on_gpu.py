@@ -104,7 +104,7 @@ def _block(block: Any, after: Any, h: Array, y: Array, B: int, weight: Place, gr
     def back(gy, gh):
         gh, gd = back_end(gy, gh)
         gh, go = back_mid(back_up(back_gelu(back_down(gd))), gh)
-        gq, gk, gv = map(together, back_heads(apart(back_out(go))))
+        gq, gk, gv = map(together, back_heads(apart(back_out(go)))[:3])
         gy = back_q(gq)
         back_k(gk, onto=gy)
         back_v(gv, onto=gy)

@@ -10,7 +10,7 @@ from ..backend import namespace
 from ..errors import fraction
 from ..random import random_mask
 from .common import constant, use
-from .elementwise import absolute, log1p, relu, sigmoid
+from .elementwise import absolute, identity, log1p, relu, sigmoid
 from .reductions import highest, spread
 from .shapes import place, take_along_axis
 
@@ -154,34 +154,33 @@ def binary_cross_entropy(logits, *, targets: Any):
     return each.mean(), lambda g: (use(sigmoid, logits) - targets) * (g / n)
 
 
-def attention(q, k, v, *, mask: Any = None, causal: bool = False, scale: float | None = None, p: float = 0.0,
+def attention(q, k, v, bias=None, *, mask: Any = None, causal: bool = False, scale: float | None = None, p: float = 0.0,
               key: int | None = None):
-    """y = softmax(q·kᵀ·scale)·v: every query takes a weighted mean of the values, by its likeness to the keys.
+    """y = softmax(q·kᵀ·scale + bias)·v: every query takes a weighted mean of the values, by its likeness to the keys.
 
     (B, H, T, K), (B, H, S, K), (B, H, S, K) → (B, H, T, K); any leading axes will do. scale is 1/√K by default.
-    `mask` is boolean, True where a query may look, broadcast to (B, H, T, S); `causal` lets query i of T see the
-    first S − T + i + 1 keys. A query that may look nowhere gives zeros. `p` and `key` drop weights as `dropout` does.
+    `bias` is added to the scores, `mask` is boolean, True where a query may look; both are broadcast to (B, H, T, S).
+    `causal` lets query i of T see the first S − T + i + 1 keys. A query that may look nowhere gives zeros. `p` and
+    `key` drop weights as `dropout` does.
 
-    With P the weights and h = g·vᵀ:  gv = Pᵀ·g, gs = P·(h − Σ h·P), gq = gs·k·scale, gk = gsᵀ·q·scale.
+    With P the weights and h = g·vᵀ:  gv = Pᵀ·g, gbias = P·(h − Σ h·P), gq = gbias·k·scale, gk = gbiasᵀ·q·scale.
     (Vaswani et al. 2017, arXiv:1706.03762, eq. 1)
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    pattern = attention_pattern(q, k, mask=mask, causal=causal, scale=scale)
-    dropped, scaled = pattern, None
-    if p:
-        scaled = keep(pattern.shape, p, key, namespace(constant(q))).astype(q.dtype) * (1 / (1 - p))
-        dropped = pattern * scaled
+    pattern = attention_pattern(q, k, bias, mask=mask, causal=causal, scale=scale)
+    dropped, back_to_pattern = dropout(pattern, p=p, key=key) if p else identity(pattern)
     def back(g):
-        h = g @ v.swapaxes(-1, -2)
-        h = h if scaled is None else h * scaled
-        gs = pattern * (h - (h * pattern).sum(axis=-1, keepdims=True)) * scale
-        return gs @ k, gs.swapaxes(-1, -2) @ q, dropped.swapaxes(-1, -2) @ g
+        h = back_to_pattern(g @ v.swapaxes(-1, -2))
+        gbias = pattern * (h - (h * pattern).sum(axis=-1, keepdims=True))
+        gs = gbias * scale
+        return gs @ k, gs.swapaxes(-1, -2) @ q, dropped.swapaxes(-1, -2) @ g, gbias
     return dropped @ v, back
 
 
-def attention_pattern(q, k, *, mask: Any = None, causal: bool = False, scale: float):
-    """softmax(q·kᵀ·scale) with what must not be seen left out: rows sum to 1, or to 0 where nothing may be seen."""
+def attention_pattern(q, k, bias=None, *, mask: Any = None, causal: bool = False, scale: float):
+    """softmax(q·kᵀ·scale + bias) without what must not be seen: rows sum to 1, or to 0 where nothing may be seen."""
     scores = (q * scale) @ k.swapaxes(-1, -2)                                            # (B, H, T, S)
+    scores = scores if bias is None else scores + bias
     allowed = visible(scores.shape, mask, causal, namespace(constant(scores)))
     if allowed is not None:
         scores = namespace(scores).where(allowed, scores, -math.inf)

@@ -24,7 +24,11 @@ SHAPES = {                                             # what a decoder may be m
     "original": dict(dropout=0.1, positions="sinusoidal", tied=False, bias=True, activation="relu", pre_norm=False,
                      scale_embedding=True),
     "silu": dict(activation="silu"),
-    "gelu_tanh": dict(activation="gelu_tanh", bias=True)}
+    "gelu_tanh": dict(activation="gelu_tanh", bias=True),
+    "rotary": dict(positions="rotary"),
+    "relative": dict(positions="relative"),
+    "alibi": dict(positions="alibi"),
+    "none": dict(positions="none")}
 OPTIMIZERS = {
     "adamw": lambda parameters: optim.AdamW(parameters, 1e-2, betas=(0.9, 0.99), decay=0.1),
     "adam": lambda parameters: optim.Adam(parameters, 1e-2),

@@ -5,11 +5,14 @@ Training is in `train.py`, generation in `generate.py`: the model only computes.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .. import functional as F
 from ..errors import divisible, fraction, nonnegative, positive
 from ..nn import (
+    ALiBi,
+    Attention,
     Dropout,
     Embedding,
     EncoderBlock,
@@ -18,13 +21,21 @@ from ..nn import (
     LearnedPositions,
     Linear,
     Module,
+    NoPositions,
+    RelativeBias,
+    Rotary,
     SinusoidalPositions,
     init,
 )
 from ..tensor import Tensor, as_array
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": F.gelu_tanh, "relu": F.relu, "silu": F.silu}
-POSITIONS = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
+POSITIONS = {"learned": lambda c: LearnedPositions(c.context, c.width),
+             "sinusoidal": lambda c: SinusoidalPositions(c.context, c.width),
+             "rotary": lambda c: Rotary(c.width // c.heads),
+             "relative": lambda c: RelativeBias(c.heads, both_ways=False),
+             "alibi": lambda c: ALiBi(c.heads),
+             "none": lambda c: NoPositions()}
 
 
 @dataclass(frozen=True)
@@ -32,9 +43,9 @@ class DecoderConfig:
     """The shape of a decoder. Raises ValueError, naming the field, for a shape that cannot be.
 
     vocab V, context T (tokens it sees at once), layers, heads H, width D, hidden F (4·D if None), dropout p, bias
-    (in linear layers and norms), tied (output weights = embedding weights), pre_norm, positions ("learned" or
-    "sinusoidal"), activation ("gelu", "gelu_tanh", "relu", "silu"), scale_embedding (by √D), std (of the first
-    weights of linear layers).
+    (in linear layers and norms), tied (output weights = embedding weights), pre_norm, positions ("learned",
+    "sinusoidal", "rotary", "relative", "alibi", "none"), activation ("gelu", "gelu_tanh", "relu", "silu"),
+    scale_embedding (by √D), std (of the first weights of linear layers).
     """
 
     vocab: int
@@ -74,11 +85,12 @@ class Decoder(Module):
     def __init__(self, config: DecoderConfig):
         c = self.config = config
         self.embed = Embedding(c.vocab, c.width, scale=c.scale_embedding)
-        self.positions = POSITIONS[c.positions](c.context, c.width)
+        self.positions = POSITIONS[c.positions](c)
         self.dropout = Dropout(c.dropout)
-        norm = lambda width: LayerNorm(width, bias=c.bias)
+        norm, attention = partial(LayerNorm, bias=c.bias), partial(Attention, positions=self.positions)
         self.blocks = [EncoderBlock(c.width, c.heads, c.hidden, pre_norm=c.pre_norm, dropout=c.dropout, bias=c.bias,
-                                    activation=ACTIVATIONS[c.activation], norm=norm) for _ in range(c.layers)]
+                                    activation=ACTIVATIONS[c.activation], norm=norm, attention=attention)
+                       for _ in range(c.layers)]
         self.norm = norm(c.width) if c.pre_norm else None            # post-norm blocks end with one already
         self.unembed = None if c.tied else Linear(c.width, c.vocab, bias=False)
         self.start_as_gpt2()

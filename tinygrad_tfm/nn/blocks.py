@@ -71,9 +71,13 @@ class Block(Module):
 
 def EncoderBlock(width: int, heads: int, hidden: int | None = None, *, pre_norm: bool = True, dropout: float = 0.0,
                  bias: bool = True, activation: Callable[[Tensor], Tensor] = F.gelu,
-                 norm: Callable[[int], Module] = LayerNorm) -> Block:
-    """A block of self-attention and a feed-forward network; called with causal=True it is GPT's."""
-    return Block(Attention(width, heads, bias, dropout), FeedForward(width, hidden, activation, bias, dropout),
+                 norm: Callable[[int], Module] = LayerNorm, attention: Callable[..., Module] = Attention) -> Block:
+    """A block of self-attention and a feed-forward network; called with causal=True it is GPT's.
+
+    `attention` makes what attends, from width, heads, bias and dropout: `partial(Attention, positions=Rotary(8))`,
+    or one of `nn.efficient`.
+    """
+    return Block(attention(width, heads, bias, dropout), FeedForward(width, hidden, activation, bias, dropout),
                  [norm(width), norm(width)], pre_norm=pre_norm, dropout=dropout)
 
 

@@ -1,6 +1,7 @@
 """What attention has seen, kept so that it need not be seen again: for generation only."""
 
 from ..backend import Array, namespace
+from ..tensor import Tensor
 
 
 class KVCache:
@@ -14,6 +15,14 @@ class KVCache:
         self.capacity, self.length = capacity, 0
         self.keys: Array = None                                    # (B, H, capacity, K)
         self.values: Array = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`append` for Tensors. Raises RuntimeError where gradients are recorded, since they would end here."""
+        if k.requires_grad or v.requires_grad:
+            raise RuntimeError("a cache holds numbers, not how they came about: the gradients of keys and values "
+                               "would be lost; use it inside `with tg.no_grad():`")
+        keys, values = self.append(k.data, v.data)
+        return Tensor(keys), Tensor(values)
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Add T new keys and values (B, H, T, K); returns all so far, as views."""

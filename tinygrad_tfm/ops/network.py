@@ -80,7 +80,7 @@ def embedding(weight, *, ids: Any):
     return weight[ids], back
 
 
-def dropout(x, *, p: float, key: int):
+def dropout(x, *, p: float, key: int | None):
     """y = x·m/(1 − p), each m being 0 with probability p and else 1; gx = g·m/(1 − p).     (...) → (...)
 
     The mask is unfolded from `key`, so the same key drops the same numbers: `tg.random.new_key()` draws one.

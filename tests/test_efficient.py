@@ -515,7 +515,9 @@ def test_a_decoder_learns_with_it(name):
     assert np.mean(losses[-10:]) < 0.5 * -(counts * np.log(counts)).sum(), losses[-10:]
 
 
-def test_an_encoder_block_takes_any_of_them():
-    block = nn.EncoderBlock(D, H, attention=MAKE["local"])
-    assert type(block.attention) is efficient.LocalAttention
-    assert block(tg.Tensor(normal(1, 5, D), dtype="float32"), causal=True).shape == (1, 5, D)
+def test_blocks_take_any_of_them():
+    block, x = nn.EncoderBlock(D, H, attention=MAKE["local"]), tg.Tensor(normal(1, 5, D), dtype="float32")
+    assert type(block.attention) is efficient.LocalAttention and block(x, causal=True).shape == (1, 5, D)
+    block, memory = nn.DecoderBlock(D, H, attention=MAKE["local"]), tg.Tensor(normal(1, 7, D), dtype="float32")
+    assert type(block.attention) is efficient.LocalAttention and type(block.cross) is nn.Attention
+    assert block(x, memory, causal=True).shape == (1, 5, D)

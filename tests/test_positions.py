@@ -278,6 +278,22 @@ def test_one_scheme_serves_all_layers_and_has_one_name(model):
     assert trained == ["positions.weight"] * (model.config.positions in ("learned", "relative"))
 
 
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_weights_saved_before_there_were_other_schemes_have_their_names(positions):
+    block = ["norms.0.gain", "norms.1.gain", *(f"attention.{part}.weight" for part in ("query", "key", "value", "out")),
+             "feed_forward.up.weight", "feed_forward.down.weight"]
+    names = ["embed.weight", "positions.weight", *(f"blocks.{i}.{name}" for i in (0, 1) for name in block), "norm.gain"]
+    assert list(Decoder(DecoderConfig(**SHAPE, positions=positions)).state_dict()) == names
+
+
+def test_weights_of_a_relative_scheme_fit_a_longer_context():
+    for positions in ("rotary", "relative", "alibi", "none"):
+        short, long = (Decoder(DecoderConfig(**SHAPE | dict(context=n), positions=positions)) for n in (12, 30))
+        long.load_state_dict(short.state_dict())
+        ids = np.random.default_rng(0).integers(0, 11, (1, 30))
+        np.testing.assert_allclose(long(ids).data[:, :12], short(ids[:, :12]).data, atol=1e-5)
+
+
 def test_what_generates_without_the_engine_knows_the_schemes_that_are_added(model):
     assert bool(without_engine(model)) == (model.config.positions in ("learned", "sinusoidal"))
     own = Decoder(DecoderConfig(**SHAPE))

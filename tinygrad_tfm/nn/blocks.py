@@ -83,8 +83,11 @@ def EncoderBlock(width: int, heads: int, hidden: int | None = None, *, pre_norm:
 
 def DecoderBlock(width: int, heads: int, hidden: int | None = None, *, pre_norm: bool = True, dropout: float = 0.0,
                  bias: bool = True, activation: Callable[[Tensor], Tensor] = F.gelu,
-                 norm: Callable[[int], Module] = LayerNorm) -> Block:
-    """A block that also looks at an encoder's output: self-attention, cross-attention to `memory`, feed-forward."""
-    return Block(Attention(width, heads, bias, dropout), FeedForward(width, hidden, activation, bias, dropout),
+                 norm: Callable[[int], Module] = LayerNorm, attention: Callable[..., Module] = Attention) -> Block:
+    """A block that also looks at an encoder's output: self-attention, cross-attention to `memory`, feed-forward.
+
+    `attention` makes the first, as in EncoderBlock; the other, between two sequences, is dense and without positions.
+    """
+    return Block(attention(width, heads, bias, dropout), FeedForward(width, hidden, activation, bias, dropout),
                  [norm(width), norm(width), norm(width)], cross=Attention(width, heads, bias, dropout),
                  pre_norm=pre_norm, dropout=dropout)

@@ -6,8 +6,9 @@ from ... import functional as F
 from ...backend import namespace
 from ...errors import positive
 from ...tensor import Tensor
+from .base import EfficientAttention
 from .blocks import band, beside, cut, joined, places
-from .local import BY_BLOCKS, EfficientAttention
+from .local import BY_BLOCKS
 
 
 class GlobalAttention(EfficientAttention):

@@ -11,8 +11,9 @@ from ...errors import positive
 from ...ops.reductions import highest
 from ...random import rng
 from ...tensor import Tensor
+from .base import EfficientAttention
 from .blocks import band, beside, cut, joined
-from .local import BY_BLOCKS, EfficientAttention
+from .local import BY_BLOCKS
 
 ALONE = 1e5                                                        # taken from a token's score with itself
 

@@ -7,8 +7,9 @@ from ... import functional as F
 from ...backend import namespace
 from ...errors import positive
 from ...tensor import Tensor
+from .base import EfficientAttention
 from .blocks import band, beside, cut, joined
-from .local import BY_BLOCKS, EfficientAttention
+from .local import BY_BLOCKS
 
 
 class StridedAttention(EfficientAttention):

@@ -120,7 +120,8 @@ def bucket(offset, buckets, furthest, both_ways):
 
 @pytest.mark.formula("F12")
 @pytest.mark.parametrize("both_ways", [True, False])
-@pytest.mark.parametrize("buckets, furthest", [(32, 128), (8, 20), (4, 3), (32, 1000), (6, 11)])
+@pytest.mark.parametrize("buckets, furthest", [(32, 128), (8, 20), (4, 3), (32, 1000), (6, 11), (10, 160),
+                                               (20, 160)])
 def test_buckets_are_those_of_t5(buckets, furthest, both_ways):
     offsets = np.arange(-3 * furthest, 3 * furthest + 1)
     found = relative_buckets(offsets, buckets, furthest, both_ways)

@@ -92,11 +92,11 @@ class SinusoidalPositions2D(Positions):
 
 
 class Rotary(Positions):
-    """Pair i of a query or key at position t, as a complex number x₂ᵢ + j·x₂ᵢ₊₁, is multiplied by exp(j·t/base^(2i/K)).
+    """Pair n of a query or key at position t, the complex number x₂ₙ + i·x₂ₙ₊₁, is multiplied by exp(i·t/base^(2n/K)).
 
     Turned by their own positions, two vectors have a product that depends on the distance alone. `width` is K, that
     of a head; nothing is trained, and any position will do. Pairs are neighbours as in the paper (Su et al. 2021,
-    arXiv:2104.09864, §3.2); others (GPT-NeoX, LLaMA in `transformers`) pair number i with number i + K/2, which is
+    arXiv:2104.09864, §3.2); others (GPT-NeoX, LLaMA in `transformers`) pair number n with number n + K/2, which is
     the same up to the order of the numbers in a head, but not for weights that are carried over.
     Raises ValueError for an odd width.
     """

@@ -3,3 +3,4 @@
 from .decoder import Decoder, DecoderConfig
 from .encoder import Classifier, Encoder, MaskedLM, TokenEncoder
 from .recurrent import RecurrentLM, RecurrentSeq2Seq
+from .vision import VisionTransformer

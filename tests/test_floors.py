@@ -13,7 +13,7 @@ TREES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): ast.parse(path.re
 
 FLOORS = {"backend": 0, "errors": 0, "files": 0, "gpu": 0, "random": 0, "special": 0, "kernels": 1, "ops": 2,
           "tensor": 3, "functional": 4, "watch": 4, "nn": 5, "models": 6, "optim": 7, "text": 7, "data": 7, "train": 7,
-          "generate": 7, "checkpoint": 7, "runs": 7, "parallel": 7, "steps": 7, "flat": 7,
+          "generate": 7, "decoding": 7, "checkpoint": 7, "runs": 7, "parallel": 7, "steps": 7, "flat": 7,
           "processes": 7, "cli": 8, "bench": 8, "doctor": 8, "__main__": 8,
           "__init__": 8}                                                # the door: nothing below looks back at it
 SIDE = {"testing", "emulator"}                                            # beside the house: only its door leads there
@@ -128,7 +128,7 @@ def test_training_and_its_like_are_imported_when_first_asked_for():
     code = ("import sys, tinygrad_tfm as tg; names = sys.argv[1:]; "
             "print(*[name for name in names if f'tinygrad_tfm.{name}' in sys.modules]); "
             "print(*[getattr(tg, name).__name__ for name in names]); print(hasattr(tg, 'nothing'))")
-    later = ["optim", "watch", "testing", "text", "data", "train", "generate", "checkpoint", "runs",
+    later = ["optim", "watch", "testing", "text", "data", "train", "generate", "decoding", "checkpoint", "runs",
              "parallel", "emulator"]
     out = subprocess.run([sys.executable, "-c", code, *later], check=True, capture_output=True, text=True).stdout
     assert out.splitlines() == ["", " ".join(f"tinygrad_tfm.{name}" for name in later), "False"]

@@ -19,10 +19,10 @@ from .random import manual_seed
 from .tensor import Tensor, fused, grad, higher_order, lift, no_grad, watching
 
 if TYPE_CHECKING:                                                          # for readers of types only: see LATER
-    from . import checkpoint, data, emulator, generate, optim, parallel, runs, testing, text, train, watch
+    from . import checkpoint, data, decoding, emulator, generate, optim, parallel, runs, testing, text, train, watch
 
 F = functional
-LATER = ("optim", "watch", "testing", "text", "data", "train", "generate", "checkpoint", "runs", "parallel",
+LATER = ("optim", "watch", "testing", "text", "data", "train", "generate", "decoding", "checkpoint", "runs", "parallel",
          "emulator")
 
 

@@ -3,4 +3,5 @@
 from .decoder import Decoder, DecoderConfig
 from .encoder import Classifier, Encoder, MaskedLM, TokenEncoder
 from .recurrent import RecurrentLM, RecurrentSeq2Seq
+from .seq2seq import CrossDecoder, EncoderDecoder, Transformer
 from .vision import VisionTransformer

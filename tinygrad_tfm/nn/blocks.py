@@ -55,7 +55,8 @@ class Block(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, memory: Tensor | None = None, *, mask: Any = None, causal: bool = False,
-                memory_mask: Any = None, cache: KVCache | None = None) -> Tensor:
+                memory_mask: Any = None, cache: KVCache | None = None,
+                memory_cache: KVCache | None = None) -> Tensor:
         steps: list[Callable] = [
             lambda y: self.dropout(self.attention(y, mask=mask, causal=causal, cache=cache)),
             self.feed_forward]
@@ -63,7 +64,7 @@ class Block(Module):
         if (cross is None) != (memory is None):
             raise ValueError("a block with cross-attention needs a memory, one without has no use for it")
         if cross is not None:
-            steps.insert(1, lambda y: self.dropout(cross(y, memory, mask=memory_mask)))
+            steps.insert(1, lambda y: self.dropout(cross(y, memory, mask=memory_mask, cache=memory_cache)))
         for norm, step in zip(self.norms, steps, strict=True):
             x = x + step(norm(x)) if self.pre_norm else norm(x + step(x))
         return x

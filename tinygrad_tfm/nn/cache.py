@@ -35,3 +35,7 @@ class KVCache:
         self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def keep(self, rows: Array) -> None:
+        """Go on with these rows of the batch, in this order; a row may be taken twice."""
+        self.keys, self.values = self.keys[rows], self.values[rows]

@@ -101,7 +101,8 @@ def test_only_positions_know_the_order():
 
 
 def test_parts_may_be_others():
-    model = TokenEncoder(V, T, 1, 2, D, positions=nn.SinusoidalPositions, norm=nn.RMSNorm, activation=F.silu, bias=False)
+    model = TokenEncoder(V, T, 1, 2, D, positions=nn.SinusoidalPositions, norm=nn.RMSNorm, activation=F.silu,
+                         bias=False)
     assert type(model.blocks[0].norms[0]) is nn.RMSNorm and model(np.ones((2, 3), int)).shape == (2, 3, D)
     whole = Encoder(nn.Linear(3, D), nn.LearnedPositions(T, D), [nn.EncoderBlock(D, 2)])    # of numbers, not tokens
     assert whole(tg.Tensor(np.ones((2, 5, 3), np.float32))).shape == (2, 5, D)

@@ -129,7 +129,8 @@ def test_a_whole_encoder_decoder_is_pytorchs(torch, pre_norm):
         if pre_norm:
             theirs.norm.load_state_dict({"weight": torch.tensor(mine.norm.gain.data),
                                          "bias": torch.tensor(mine.norm.bias.data)})
-    table, positions = torch.tensor(model.encoder.embed.weight.data, requires_grad=True), model.encoder.positions(8).data
+    table = torch.tensor(model.encoder.embed.weight.data, requires_grad=True)
+    positions = model.encoder.positions(8).data
     placed = lambda ids: table[torch.tensor(ids)] * D ** 0.5 + torch.tensor(positions[:ids.shape[1]].astype(float))
     hidden, T = torch.tensor(~mask), target.shape[1] - 1
     late = torch.triu(torch.ones(T, T, dtype=torch.bool), 1)
@@ -163,7 +164,7 @@ def test_cached_logits_equal_uncached_ones(pre_norm, pieces):
 
 
 def test_the_memory_is_projected_once():
-    model, (source, mask, target) = transformer(), batch()
+    model, (source, mask, _) = transformer(), batch()
     seen = []
 
     class Counting(nn.Linear):
@@ -210,9 +211,9 @@ def test_greedy_takes_the_likeliest_token_each_time():
 def test_a_beam_of_one_is_greedy():
     for seed in range(5):
         model, (source, mask, _) = transformer(seed), batch()
+        expected = [[ids] for ids in greedy(model, source, mask, limit=LIMIT)]
         found = beam_search(model, source, mask, limit=LIMIT, beam=1)
-        assert [[hypothesis.ids for hypothesis in row] for row in found] == [[ids] for ids
-                                                                             in greedy(model, source, mask, limit=LIMIT)]
+        assert [[hypothesis.ids for hypothesis in row] for row in found] == expected
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
@@ -256,11 +257,12 @@ def test_a_batch_is_decoded_as_its_sources_one_by_one(beam):
     for seed in range(3):
         model, (source, mask, _) = transformer(seed), batch()
         together = beam_search(model, source, mask, limit=LIMIT, beam=beam)
+        likeliest = greedy(model, source, mask, limit=LIMIT)
         for row, n in enumerate(LENGTHS):
             [alone] = beam_search(model, source[row:row + 1, :n], limit=LIMIT, beam=beam)
             assert [h.ids for h in alone] == [h.ids for h in together[row]]
             np.testing.assert_allclose([h.score for h in alone], [h.score for h in together[row]], rtol=1e-9)
-            assert greedy(model, source[row:row + 1, :n], limit=LIMIT) == [greedy(model, source, mask, limit=LIMIT)[row]]
+            assert greedy(model, source[row:row + 1, :n], limit=LIMIT) == [likeliest[row]]
 
 
 def test_the_penalty_prefers_longer_targets():

@@ -277,6 +277,18 @@ def test_the_penalty_prefers_longer_targets():
     assert longer
 
 
+@pytest.mark.parametrize("alpha, ids, score, steps", [
+    (0.0, [], np.log(0.6), 1), (8.0, [3, 3], (2 * np.log(0.4) + np.log(0.6)) / (8 / 6) ** 8, 3)])
+def test_a_search_ends_when_nothing_can_overtake_and_not_before(monkeypatch, alpha, ids, score, steps):
+    """A model that always says 60 % stop, 40 % token 3: which target is best depends on the penalty alone."""
+    model, asked, ask = transformer(target_vocab=4), [], decoding.Writer.log_probabilities
+    model.decoder.unembed.weight.data[:] = 0
+    model.decoder.unembed.bias.data[:] = [-99, -99, np.log(0.6), np.log(0.4)]
+    monkeypatch.setattr(decoding.Writer, "log_probabilities", lambda *a: asked.append(a) or ask(*a))
+    [found] = beam_search(model, [[5, 6]], limit=3, beam=2, alpha=alpha)
+    assert found[0].ids == ids and found[0].score == pytest.approx(score) and len(asked) == steps
+
+
 def test_decoding_leaves_the_model_as_it_was():
     tg.manual_seed(0)
     model, (source, mask, _) = Transformer(V, 1, 2, D, dropout=0.5), batch()

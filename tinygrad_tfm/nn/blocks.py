@@ -39,6 +39,8 @@ class Block(Module):
     Built from parts, so that any attention, feed-forward network and norm will do; `norms` are as many as there are
     steps. With `cross` there is a third step between the two: attention from x to `memory`.     (B, T, D) → (B, T, D)
 
+    `cache` keeps what self-attention has seen; `memory_cache` the memory's keys and values.
+
     Pre-norm keeps the stream free of norms, so that gradients reach every block alike (Xiong et al. 2020,
     arXiv:2002.04745, §3); post-norm is the original (Vaswani et al. 2017, §3.1).
     """

@@ -121,9 +121,10 @@ def divided(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def digits(seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Handwritten digits of 43 people: images (N, 8, 8) float32 from 0 to 1, labels (N,), to train on and to test.
+    """Handwritten digits of 13 people: images (N, 8, 8) float32 from 0 to 1, labels (N,), to train on and to test.
 
-    The seed draws four fifths of the 1,797 to train on. (Alpaydin & Kaynak 1998, UCI; in scikit-learn.)
+    The seed draws four fifths of the 1,797 to train on; who wrote which is not known, so the same hands are on both
+    sides. (Alpaydin & Kaynak 1998, the test set of UCI's "optdigits"; in scikit-learn)
     """
     with wheel():
         from sklearn.datasets import load_digits
@@ -187,7 +188,7 @@ def karate() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def sunspots() -> tuple[np.ndarray, np.ndarray]:
     """How many spots the sun had in each year, float32: 1700–1946 to train on, 1947–2008 to test.
 
-    Divided in time, four fifths and one: a forecast must not know what comes later. (SILSO, Brussels; in statsmodels)
+    Divided in time, four fifths and one: a forecast must not know what comes later. (NGDC; in statsmodels)
     """
     with wheel():
         from statsmodels.datasets import sunspots

@@ -21,7 +21,7 @@ from ..kernels import precision
 from ..kernels.cublaslt import product
 from ..kernels.cuda import ONE_HOT_LIMIT, add_layer_norm, cross_entropy, dropped, embedding, float32, gelu
 from ..kernels.cuda_attention import HEADS, TILE, attention
-from ..nn.layers import LayerNorm
+from ..nn.layers import LayerNorm, Linear
 from ..nn.positions import LearnedPositions
 from ..random import new_key
 from ..tensor import Tensor, _fused, _watchers
@@ -43,7 +43,7 @@ def goes_by_hand(model: Any) -> bool:
     gains = [module.gain for module in modules if type(module) is LayerNorm]
     return (model.embed.factor == 1 and type(model.positions) is LearnedPositions and c.vocab <= ONE_HOT_LIMIT
             and c.width % 2 == 0 and c.width <= 1024 and len({*map(id, gains)}) == 2 * len(model.blocks) + 1
-            and all(getattr(module, "bias", None) is None for module in modules)
+            and all(module.bias is None for module in modules if type(module) in (Linear, LayerNorm))
             and all(getattr(module, "activation", F.gelu) is F.gelu for module in modules)
             and all(float32(x.data) and x.requires_grad for _, x in model.named_tensors())
             and (precision.current() != "bf16"

@@ -36,7 +36,8 @@ def goes_by_hand(model: Any) -> bool:
     bf16 its attention must go by tiles over a whole context."""
     if _watchers.get() or not _fused.get() or type(model) is not Decoder:
         return False
-    c, modules = model.config, [module for _, module in model.named_modules()]
+    c = model.config
+    modules: list[Any] = [module for _, module in model.named_modules()]
     if not (all(map(as_built, modules)) and c.pre_norm and model.unembed is None and c.activation == "gelu"):
         return False
     heads = {block.attention.heads for block in model.blocks}                            # type: ignore[attr-defined]

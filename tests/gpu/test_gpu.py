@@ -154,9 +154,9 @@ def test_attention_by_tiles_at_full_length(K, p):
     *arrays, g = (a.astype(precisions.BF16) for a in (*heads(256, 256, K), normal(2, 2, 256, K, seed=9)))
     settings = {"causal": True, "p": p, "key": twins.KEY}
     y, back = cuda_attention.attention(*(to_device(a, "cuda") for a in arrays), **settings)
-    found = [y, *back(to_device(g, "cuda"))]
+    found = [y, *back(to_device(g, "cuda"))[:3]]
     exact, plainly_back = ops.attention(*(a.astype(np.float32) for a in arrays), **settings)
-    for a, b in zip(found, [exact, *plainly_back(g.astype(np.float32))], strict=True):
+    for a, b in zip(found, [exact, *plainly_back(g.astype(np.float32))[:3]], strict=True):
         assert np.abs(a.get().astype(np.float32) - b).max() <= 4 * precisions.U * np.abs(b).max()
 
 

@@ -30,7 +30,8 @@ def twins_of(rule: Callable) -> Twins:
 
 def choose(twins: Twins, arrays: Sequence[Any], settings: dict[str, Any]) -> Callable | None:
     """The twin for the device these arrays are on, if there is one and the call is a case for it."""
-    twin, fits = twins.get(device_of(arrays[0]), (None, None))
+    first = arrays[0]
+    twin, fits = twins.get("cpu" if type(first) is np.ndarray else device_of(first), (None, None))
     return twin if fits and fits(*arrays, **settings) else None
 
 

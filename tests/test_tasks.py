@@ -14,7 +14,20 @@ from tinygrad_tfm import data, functional as F, nn
 from tinygrad_tfm.data import START, STOP
 from tinygrad_tfm.decoding import beam_search, greedy
 from tinygrad_tfm.generate import evaluating
-from tinygrad_tfm.models import Transformer, VisionTransformer
+from tinygrad_tfm.models import (
+    Classifier,
+    ContrastivePair,
+    Encoder,
+    Forecaster,
+    GraphTransformer,
+    ImageQuestion,
+    TokenEncoder,
+    Transformer,
+    VisionTransformer,
+    frames,
+    spectrogram,
+)
+from tinygrad_tfm.models.graph import everyone, with_itself
 from tinygrad_tfm.optim import AdamW, clip_factor, global_norm, warmup_cosine
 
 pytestmark = pytest.mark.slow
@@ -121,3 +134,166 @@ def test_handwriting_is_read_by_a_transformer_and_by_a_plain_network_of_its_size
     (_, size), (_, plain_size) = right
     assert abs(size / plain_size - 1) < 0.02
     assert np.mean(right["Classifier", size]) >= 0.97, right
+
+
+@pytest.mark.formula("S10")
+def test_handwriting_is_found_by_its_name_in_many_languages(capsys):
+    """A batch has each digit once, in a language by chance, so that no pair is wrongly called wrong."""
+    for package in ("sklearn", "num2words"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'tinygrad_tfm[demos]'")
+    (images, labels), (test_images, test_labels) = data.digits()
+    names, unheard = data.digit_names(), data.digit_names(["pt", "ca", "ro", "no", "da"])
+    tokenizer = data.characters(itertools.chain(*names.values(), *unheard.values()))
+    of_digit, rng = [np.flatnonzero(labels == digit) for digit in range(10)], np.random.default_rng(0)
+
+    def batches():
+        while True:
+            drawn = images[[rng.choice(places) for places in of_digit]]
+            words = [names[lang][digit] for digit, lang in enumerate(rng.choice(list(names), 10))]
+            yield drawn, *data.padded([tokenizer.encode(word) for word in words])
+    tg.manual_seed(0)
+    model = ContrastivePair(VisionTransformer(8, 2, 32, layers=2, heads=4, width=48, dropout=0.1),
+                            Classifier(TokenEncoder(tokenizer.size, 16, layers=1, heads=4, width=32), 32, 32))
+    train(model, model.loss, batches(), 5000, 2e-3, decay=0.1)
+
+    def right(words):
+        scores = model(test_images, *data.padded([tokenizer.encode(word) for word in words])).data
+        return float((scores.argmax(axis=1) == test_labels).mean())
+    with evaluating(model), tg.no_grad():
+        heard, new = ({lang: right(words) for lang, words in some.items()} for some in (names, unheard))
+    with capsys.disabled():
+        print("\ndigits by name:", heard, "\nin languages never heard:", new)
+    assert min(heard.values()) >= 0.9, heard
+    assert np.mean(list(new.values())) > 0.5, new                       # names of a family are alike; by chance 0.1
+
+
+@pytest.mark.formula("S13")
+def test_questions_about_handwriting_are_answered(capsys):
+    for package in ("sklearn", "num2words"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'tinygrad_tfm[demos]'")
+    (images, labels), (test_images, test_labels) = data.digits()
+    names = data.digit_names(["en"])["en"]
+    answers = ["no", "yes", *names]
+    questions = {"which digit is it?": lambda digit: 2 + digit,
+                 "is it odd?": lambda digit: digit % 2 == 1, "is it even?": lambda digit: digit % 2 == 0}
+    for n, name in enumerate(names[1:9], 1):
+        questions[f"is it larger than {name}?"] = lambda digit, n=n: digit > n
+        questions[f"is it smaller than {name}?"] = lambda digit, n=n: digit < n
+    truth = np.array([[ask(digit) for digit in range(10)] for ask in questions.values()]).astype(np.int64)
+    tokenizer, rng = data.WordTokenizer.from_texts(questions), np.random.default_rng(0)
+    ids, mask = data.padded([tokenizer.encode(question) for question in questions])
+
+    def batches():
+        while True:
+            for part in data.buckets([1] * len(images), 64):
+                asked = rng.integers(0, len(questions), len(part)) * (rng.random(len(part)) < 2 / 3)   # or the first
+                yield images[part], ids[asked], truth[asked, labels[part]], mask[asked]
+    tg.manual_seed(0)
+    model = ImageQuestion(8, 2, tokenizer.size, ids.shape[1], len(answers), layers=3, heads=4, width=48, dropout=0.1)
+    train(model, model.loss, batches(), 2500, 3e-3, decay=0.1)
+    right, n = {}, len(test_images)
+    with evaluating(model), tg.no_grad():
+        for question, row, there, true in zip(questions, ids, mask, truth[:, test_labels], strict=True):
+            found = model(test_images, np.tile(row, (n, 1)), np.tile(there, (n, 1))).data.argmax(axis=1)
+            right[question] = float((found == true).mean())
+    usual = np.mean([np.bincount(row).max() / n for row in truth[:, test_labels]])
+    with capsys.disabled():
+        print(f"\nquestions: {np.mean(list(right.values())):.4f}, the usual answer {usual:.4f}", right)
+    assert np.mean(list(right.values())) >= 0.95, right
+
+
+# ---- series and sounds ----------------------------------------------------------------------------------------------
+
+@pytest.mark.formula("S12")
+def test_the_suns_next_year_is_foreseen_better_than_by_the_last(capsys):
+    """Each year of 1947–2008 from the 33 before it, three cycles; a line by least squares stands beside it."""
+    pytest.importorskip("statsmodels", reason="statsmodels is not installed: pip install 'tinygrad_tfm[demos]'")
+    past, future = (years[:, None] / 100 for years in data.sunspots())
+    span, years = 33, np.concatenate([past, future])
+    windows = frames(years[:, 0], span + 1, 1)[..., None]
+    windows, tests = windows[:-len(future)], windows[-len(future):]
+    errors = {"naive": [rms(tests[:, -2] - tests[:, -1])]}
+    line = np.linalg.lstsq(widened(windows[:, :-1, 0]), windows[:, -1, 0])[0]
+    errors["line"] = [rms(widened(tests[:, :-1, 0]) @ line - tests[:, -1, 0])]
+    for seed in (0, 1, 2):
+        tg.manual_seed(seed)
+        model = Forecaster(1, span, layers=2, heads=4, width=32, dropout=0.1)
+        batches = ((windows[part],) for _ in itertools.count() for part in data.buckets([1] * len(windows), 32))
+        train(model, model.loss, batches, 400, 2e-3)
+        with evaluating(model):
+            errors.setdefault("model", []).append(rms(model.forecast(tests[:, :-1], 1)[:, 0] - tests[:, -1]))
+    with capsys.disabled():
+        print("\nsunspots, root mean square error:", errors)
+    assert max(errors["model"]) < errors["naive"][0], errors
+
+
+def rms(error):
+    """In spots: series are in hundreds."""
+    return float(np.sqrt((error ** 2).mean()) * 100)
+
+
+def widened(x):
+    """With a column of ones."""
+    return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
+
+
+@pytest.mark.formula("S12")
+def test_tones_are_called_by_their_names(capsys):
+    (sounds, names), (test_sounds, test_names) = data.tones(2000), data.tones(500, seed=1)
+    x, test_x = (spectrogram(some, 512, 256) for some in (sounds, test_sounds))
+    tg.manual_seed(0)
+    blocks = [nn.EncoderBlock(48, 4, dropout=0.1) for _ in range(2)]
+    encoder = Encoder(nn.Linear(x.shape[2], 48), nn.LearnedPositions(x.shape[1], 48), blocks, nn.LayerNorm(48), 0.1)
+    model = Classifier(encoder, 48, len(data.NOTES))
+    batches = ((tg.Tensor(x[part]), names[part]) for _ in itertools.count()
+               for part in data.buckets([1] * len(x), 64))
+    train(model, model.loss, batches, 600, 2e-3)
+    with evaluating(model), tg.no_grad():
+        right = (model(tg.Tensor(test_x)).data.argmax(axis=1) == test_names).mean()
+    with capsys.disabled():
+        print(f"\ntones: {right:.4f}")
+    assert right >= 0.95
+
+
+# ---- graphs ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.formula("S11")
+def test_a_club_divides_along_its_edges(capsys):
+    """Two of 34 are known. To who sees all, the others are all alike: by chance half would be right."""
+    pytest.importorskip("networkx", reason="networkx is not installed: pip install 'tinygrad_tfm[demos]'")
+    edges, labels, known = data.karate()
+    members, targets, right = np.eye(34, dtype=np.float32)[None], np.where(known, labels, -100)[None], {}
+    for sees in (with_itself, everyone):
+        for seed in range(5):
+            tg.manual_seed(seed)
+            model = GraphTransformer(34, 2, layers=2, heads=4, width=32, sees=sees, dropout=0.2)
+            train(model, model.loss, itertools.repeat((members, edges[None], targets)), 100, 5e-3)
+            with evaluating(model), tg.no_grad():
+                found = model(members, edges[None]).data.argmax(axis=-1)[0]
+            right.setdefault(sees.__name__, []).append(float((found == labels)[~known].mean()))
+    with capsys.disabled():
+        print("\nkarate:", right)
+    assert np.mean(right["with_itself"]) > np.mean(right["everyone"]) + 0.1, right
+
+
+@pytest.mark.formula("S11")
+def test_on_a_ring_only_edges_tell_who_is_near(capsys):
+    """16 nodes on a ring, numbered by chance: is a red one at most two edges away? All have the same structure."""
+    def rings(rng, count, N=16):
+        order, edges = np.argsort(rng.random((count, N)), axis=1), np.zeros((count, N, N), bool)
+        edges[np.arange(count)[:, None], order, np.roll(order, 1, axis=1)] = True
+        edges |= edges.swapaxes(1, 2)
+        red, one = rng.random((count, N, 1)) < 0.15, with_itself(edges).astype(np.float32)
+        return red.astype(np.float32), edges, ((one @ (one @ red))[..., 0] > 0).astype(np.int64)
+    *graphs, targets = rings(np.random.default_rng(1), 400)
+    right = {"usual answer": float(max(targets.mean(), 1 - targets.mean()))}
+    for sees in (with_itself, everyone):
+        tg.manual_seed(0)
+        rng = np.random.default_rng(0)
+        model = GraphTransformer(1, 2, layers=2, heads=4, width=32, sees=sees)
+        train(model, model.loss, (rings(rng, 32) for _ in itertools.count()), 400, 3e-3)
+        with evaluating(model), tg.no_grad():
+            right[sees.__name__] = float((model(*graphs).data.argmax(axis=-1) == targets).mean())
+    with capsys.disabled():
+        print("\nrings:", right)
+    assert right["with_itself"] > 0.95 and right["with_itself"] > right["everyone"] + 0.1, right

@@ -28,7 +28,7 @@ def structure(adjacency: Array, steps: int, dtype: Any = DEFAULT_DTYPE) -> Array
     """ln(1 + degree), then how likely a walk of 2 … `steps` + 1 random steps ends where it began: (RW^k)ᵢᵢ, RW = D⁻¹A.
 
     (B, N, N) bool → (B, N, 1 + steps). The same for a node however nodes are numbered, which eigenvectors with their
-    free signs are not. (Dwivedi et al. 2021, arXiv:2110.07875, §3.2)
+    free signs are not. (Dwivedi et al. 2021, arXiv:2110.07875)
     """
     xp, edges = namespace(adjacency), adjacency.astype(dtype)
     degree = edges.sum(axis=-1)
@@ -46,7 +46,7 @@ class GraphTransformer(Module):
     features (B, N, C), adjacency (B, N, N) bool → (B, N, classes); A[i, j] says that i looks at j. After L blocks a
     node knows the features of those up to L edges away. A graph is padded with nodes without edges, which nobody sees.
     `sees` makes the mask.
-    (Dwivedi & Bresson 2020, arXiv:2012.09699, §2.1; A in softmax as in Veličković et al. 2017, arXiv:1710.10903, §2.1)
+    (Dwivedi & Bresson 2020, arXiv:2012.09699, §2; A in softmax as in Veličković et al. 2017, arXiv:1710.10903, §2.1)
 
     Raises TypeError for an adjacency that is not boolean, ValueError for one of another shape.
     """

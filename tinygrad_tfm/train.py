@@ -326,7 +326,8 @@ class PlainProgress:
         self.done += 1
         if self.done % max(1, self.total // 10) == 0:
             left = (time.perf_counter() - self.began) / (self.done - self.start) * (self.total - self.done)
-            self.say(f"{self.done}/{self.total} steps, {self.note}, {spoken(left)} left")
+            note = f"{self.note}, " if self.note else ""           # a GPU's loss is not looked at at once
+            self.say(f"{self.done}/{self.total} steps, {note}{spoken(left)} left")
 
     def set_postfix_str(self, note: str, refresh: bool = True) -> None:
         """What to say beside the count."""

@@ -1,9 +1,11 @@
-"""What the demos share: two options, colours all can tell apart, and saving a picture."""
+"""What the demos share: two options, colours all can tell apart, labels that do not meet, and saving a picture."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")                                # pictures go to files: no window, no display
 
@@ -33,6 +35,14 @@ def options(script: str, doc: str) -> argparse.Namespace:
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     return chosen
+
+
+def apart(values: Sequence[float], least: float) -> np.ndarray:
+    """Heights for labels beside these values, in the same order and that far apart at least."""
+    heights, order = np.array(values, float), np.argsort(values)
+    for lower, upper in zip(order, order[1:], strict=False):
+        heights[upper] = max(heights[upper], heights[lower] + least)
+    return heights
 
 
 def save(figure: plt.Figure, path: Path) -> None:

@@ -10,7 +10,7 @@ forward and back on longer and longer texts, and the exponents are read off.
 import time
 
 import numpy as np
-from picture import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, options, plt, save
+from picture import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, apart, options, plt, save
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -111,22 +111,14 @@ assert slopes("dense")[1] > 1.8
 # decide.
 
 
-def apart(values, factor):
-    """Heights for labels beside these values, at least a factor apart, in the same order."""
-    order, heights = np.argsort(values), np.array(values, float)
-    for low, high in zip(order, order[1:], strict=False):
-        heights[high] = max(heights[high], heights[low] * factor)
-    return heights
-
-
 def draw(ax, which, title, unit, factor):
     """One kind of cost over n, each line with its name and exponent at its end."""
     lines = {name: np.array([(point[0], point[which]) for point in points]).T for name, points in measured.items()}
     for name, (n, costs) in lines.items():
         ax.loglog(n, costs / unit, "o-", color=WAYS[name][0], ms=4)
     inside = [name for name in lines if lines[name][0][-1] == SIZES[-1]]
-    heights = apart([lines[name][1][-1] / unit for name in inside], factor)
-    for name, height in zip(inside, heights, strict=True):
+    heights = apart(np.log([lines[name][1][-1] / unit for name in inside]), np.log(factor))
+    for name, height in zip(inside, np.exp(heights), strict=True):
         label(ax, SIZES[-1] * 1.15, height, name, which, va="center")
     for name in lines.keys() - set(inside):
         label(ax, lines[name][0][-1] * 0.85, lines[name][1][-1] / unit, name, which, ha="right", va="center")

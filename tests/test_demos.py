@@ -25,10 +25,17 @@ PROMISED = {
     "one_head_by_hand": (["one_head", "why_sqrt_k"],
                          [r"gradient of v +differs from ours by at most (0|\d\.\de-1[4-9])",
                           "nn.Attention with one head gives the same output", r"variance 2\d\d"]),
+    "recurrent_and_not": (["reach"],
+                          [r"\nRNN +\d+ wide, +8,\d{3} parameters\n", r"\ndecoder +\d+ wide, +8,\d{3} parameters\n",
+                           r"\nRNN( +\S+){3} .* \d\.\de-(0[5-9]|1\d) *\n", r"\nLSTM +\d\.\d{3} ",
+                           r"31 steps back the trained decoder has \de\+(0[4-9]|1\d) times the gradient"]),
     "what_attention_costs": (["costs"],
                              [r"dense +2,048 .* 1\.[89]\d +2\n", r"Linformer +2,048 .* (0\.9|1\.0)\d +1\n",
                               r"memory of linear: exponent 0\.9\d, the goal is 1 ± 0\.1: reached",
                               r"memory of blockwise: exponent 0\.9\d, the goal is 1 ± 0\.1: reached"]),
+    "where_a_token_stands": (["beyond"],
+                             ["learned: 64 tokens are more than the context of 16\n", r"\nlearned +\d\.\d{3} *\n",
+                              r"\nalibi( +\d\.\d{3}){5} +[+-]0\.\d{3}\n", "with 4 times the text the loss of"]),
     "worked_attention": (["worked_attention"],
                          ["weights +lecture +0.16 +0.23 +0.15 +0.14 +0.16 +0.16",
                           r"exact +0.1637 +0.2277 +0.1481 +0.1409 +0.1637 +0.1557",
@@ -90,6 +97,13 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
         losses = dict(re.findall(r"^(\w+) +(\d\.\d+) nats", printed, re.MULTILINE))
         assert float(losses["decoder"]) < float(losses["bigram"]) - 0.5
         assert "tinyshakespeare" in printed and "\nROMEO:\n" in printed
+    if name_of(demo) == "recurrent_and_not":
+        losses = re.findall(r"^\w+ +(\d\.\d{3}) +\d+\.\d ", printed, re.MULTILINE)
+        bigram = float(re.search(r"pairs of characters: (\S+)", printed)[1])
+        assert len(losses) == 4 and all(float(loss) < bigram for loss in losses)
+    if name_of(demo) == "where_a_token_stands":
+        rises = {name: float(rise) for name, rise in re.findall(r"^(\w+) .* ([+-]\d\.\d{3})$", printed, re.MULTILINE)}
+        assert len(rises) == 5 and rises["alibi"] < 0.1 and min(rises["sinusoidal"], rises["rotary"]) > 0.5
     if name_of(demo) == "your_own_op":
         assert float(re.search(r"→ (\d\.\d+), slope", printed)[1]) < 0.02
 

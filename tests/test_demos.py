@@ -36,6 +36,13 @@ PROMISED = {
     "where_a_token_stands": (["beyond"],
                              ["learned: 64 tokens are more than the context of 16\n", r"\nlearned +\d\.\d{3} *\n",
                               r"\nalibi( +\d\.\d{3}){5} +[+-]0\.\d{3}\n", "with 4 times the text the loss of"]),
+    "read_digits": (["looks_and_positions"],
+                    [r"1,438 images to learn from, 359 to be asked", r"transformer +58,234 .*: \d\d\.\d% right",
+                     r"plain network +58,700 .*: \d\d\.\d% right", r"squares 36% are empty"]),
+    "translate_numbers": (["alignment"],
+                          ["9,000 pairs to learn from, 1,000 to be asked", r"six thousand and eight → six mille huit\n",
+                           r"greedy, at the end: \d+ of 100 right", r"beam of 4, at the end: \d+ of 100 right",
+                           r"by chance: 1\d%\)(\n  block \d, head \d +\d.*){8}\n"]),
     "worked_attention": (["worked_attention"],
                          ["weights +lecture +0.16 +0.23 +0.15 +0.14 +0.16 +0.16",
                           r"exact +0.1637 +0.2277 +0.1481 +0.1409 +0.1637 +0.1557",
@@ -104,6 +111,12 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
     if name_of(demo) == "where_a_token_stands":
         rises = {name: float(rise) for name, rise in re.findall(r"^(\w+) .* ([+-]\d\.\d{3})$", printed, re.MULTILINE)}
         assert len(rises) == 5 and rises["alibi"] < 0.1 and min(rises["sinusoidal"], rises["rotary"]) > 0.5
+    if name_of(demo) == "read_digits":
+        assert float(re.search(r"transformer .*: (\d+\.\d)% right", printed)[1]) >= 97
+    if name_of(demo) == "translate_numbers":
+        shares = re.findall(r"at the end: .* right, (\d+\.\d)%", printed)
+        assert len(shares) == 2 and min(map(float, shares)) >= 99
+        assert float(re.search(r"(\d+\.\d)%  the best where it learnt", printed)[1]) >= 50
     if name_of(demo) == "your_own_op":
         assert float(re.search(r"→ (\d\.\d+), slope", printed)[1]) < 0.02
 

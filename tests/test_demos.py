@@ -39,6 +39,10 @@ PROMISED = {
     "read_digits": (["looks_and_positions"],
                     [r"1,438 images to learn from, 359 to be asked", r"transformer +58,234 .*: \d\d\.\d% right",
                      r"plain network +58,700 .*: \d\d\.\d% right", r"squares 36% are empty"]),
+    "the_bottleneck": (["bottleneck"],
+                       [r"one vector +132,173 .*\nlooking back +133,745 .*\ntransformer +132,912 ",
+                        r"one vector +\d+% +\d+%\nlooking back +\d+% +\d+%\ntransformer +\d+% +\d+%\n",
+                        r"at 4 digits looking back is \+\d+ points ahead"]),
     "translate_numbers": (["alignment"],
                           ["9,000 pairs to learn from, 1,000 to be asked", r"six thousand and eight → six mille huit\n",
                            r"greedy, at the end: \d+ of 100 right", r"beam of 4, at the end: \d+ of 100 right",
@@ -113,6 +117,11 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
         assert len(rises) == 5 and rises["alibi"] < 0.1 and min(rises["sinusoidal"], rises["rotary"]) > 0.5
     if name_of(demo) == "read_digits":
         assert float(re.search(r"transformer .*: (\d+\.\d)% right", printed)[1]) >= 97
+    if name_of(demo) == "the_bottleneck":
+        at = {name: list(map(int, re.findall(r"(\d+)%", line)))                    # of 1, 4, 8, 12 and 16 digits
+              for name, line in re.findall(r"^(one vector|looking back|transformer) +(\d+%.*)", printed, re.MULTILINE)}
+        assert at["one vector"][1] >= 95 and at["one vector"][3] <= 20 and at["one vector"][4] <= 5
+        assert min(at["looking back"]) >= 95 and min(at["transformer"][:4]) >= 90
     if name_of(demo) == "translate_numbers":
         shares = re.findall(r"at the end: .* right, (\d+\.\d)%", printed)
         assert len(shares) == 2 and min(map(float, shares)) >= 99

@@ -3,9 +3,8 @@
 To ask a GPU for some two hundred kernels takes Python longer than the GPU takes to do them. CUDA can record them, as a
 graph, and do them all again for one call. A recording knows addresses, not values. So what changes from step to step,
 the places of the batch, the keys of dropout and the learning rate, lies in tables on the GPU. The host has drawn them,
-in the order in which it would have drawn them step by step: in float32 steps computed and steps replayed are the same
-to the bit.
-Read next: `train.py`.
+in the order in which it would have drawn them step by step: steps computed and steps replayed are the same to the bit
+(but of a model in double precision, whose learning rate the tables round). Read next: `train.py`.
 """
 
 from collections.abc import Callable
@@ -83,8 +82,8 @@ class Recorded(Steps):
     """The same steps on a GPU, recorded as a CUDA graph.
 
     The first is computed from the tables, which loads every kernel. The second is recorded, and replayed from then on,
-    if the GPU is able: if not, `say` tells why, and steps are computed from the tables. `gradients`
-    moves the weights too; its loss and norm are overwritten by the next.
+    if the GPU is able: if not, `say` tells why, and steps are computed from the tables. `gradients` moves the weights
+    too; its loss and norm are overwritten by the next.
 
     The recording repeats what the model did when it was made. Weights may be changed in place; other tensors, another
     mode, frozen parameters it does not notice. An optimiser's state is loaded before, or when `ahead` is 0. Random

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tinygrad_tfm import tensor
+from tinygrad_tfm.kernels import precision
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +21,19 @@ def torch():
     return torch
 
 
+@pytest.fixture
+def launched():
+    """How often each kernel has been launched in this test, on the stand-in."""
+    import standin
+    with standin.count_launches() as counter:
+        yield counter
+
+
 @pytest.fixture(autouse=True)
 def switches_are_put_back():
     """No test leaves the engine's switches other than it found them."""
-    switches = (tensor._recording, tensor._keep_inputs, tensor._fused, tensor._watchers, tensor.scope)
+    switches = (tensor._recording, tensor._keep_inputs, tensor._fused, tensor._watchers, tensor.scope,
+                precision._precision)
     before = [switch.get() for switch in switches]
     yield
     assert [switch.get() for switch in switches] == before

@@ -7,6 +7,7 @@ plain rules where the comparison is exact.
 import cases
 import numpy as np
 import pytest
+from drawn import normal
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import functional as F, ops, optim
@@ -37,10 +38,6 @@ OPTIMIZERS = {
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------
-
-def normal(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
 
 # Every call of tests/cases.py, by its rule; and arithmetic with Python's numbers, which stand on no device.
 RULES = {row.rule.__name__: [(row.rule, *call) for call in row.calls] for row in cases.ROWS}

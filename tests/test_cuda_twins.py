@@ -32,13 +32,6 @@ def cupy():
         yield cupy
 
 
-@pytest.fixture
-def launched():
-    """How often each kernel has been launched in this test."""
-    with standin.count_launches() as counter:
-        yield counter
-
-
 @pytest.fixture(autouse=True)
 def waited():
     """How often the host has waited in this test: a test that reads a number does so at its end, and says so."""
@@ -113,6 +106,10 @@ REFUSED = {                                            # and calls that are for 
 }
 PAIRS = pairs_of(cuda.TWINS)
 RULES = [name for name in FITS if hasattr(ops, name)]
+
+
+def test_a_tables_gradient_is_a_product_as_far_as_in_the_plain_rule():
+    assert cuda.ONE_HOT_LIMIT == ops.network.ONE_HOT_LIMIT
 
 
 def test_every_twin_has_calls_to_compare():

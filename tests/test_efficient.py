@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import standin
+from drawn import normal
 
 import tinygrad_tfm as tg
 from tinygrad_tfm import nn
@@ -43,10 +44,6 @@ both_ways = pytest.mark.parametrize("causal", [False, True], ids=["two-way", "ca
 @pytest.fixture(autouse=True)
 def seed():
     tg.manual_seed(0)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
 def layer_of(name, dtype="float64", **settings):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import standin
+from drawn import lively
 
 import tinygrad_tfm as tg
 import tinygrad_tfm.functional as F
@@ -15,15 +16,6 @@ from tinygrad_tfm.optim import AdamW
 V, T, D = 11, 8, 8
 LENGTHS = (5, 8, 1, 3)
 pre_and_post = pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
-
-
-def lively(module):
-    """In double precision, with weights large enough that every part matters to the last digits."""
-    rng = np.random.default_rng(4)
-    module.to(dtype="float64")
-    for _, x in module.named_parameters():
-        x.data += 0.3 * rng.standard_normal(x.shape)
-    return module
 
 
 def encoder(seed=0, **settings):

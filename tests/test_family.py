@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import standin
+from drawn import lively
 
 import tinygrad_tfm as tg
 import tinygrad_tfm.functional as F
@@ -29,15 +30,6 @@ from tinygrad_tfm.models.contrastive import normalised
 from tinygrad_tfm.models.graph import everyone, structure, with_itself
 
 V, D = 11, 8
-
-
-def lively(module):
-    """In double precision, with weights large enough that every part matters to the last digits."""
-    rng = np.random.default_rng(4)
-    module.to(dtype="float64")
-    for _, x in module.named_parameters():
-        x.data += 0.3 * rng.standard_normal(x.shape)
-    return module
 
 
 def everything_learns(model, loss):

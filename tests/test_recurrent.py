@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import standin
+from drawn import leaf, normal
 
 import tinygrad_tfm as tg
 import tinygrad_tfm.functional as F
@@ -24,14 +25,6 @@ each_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
 @pytest.fixture(autouse=True)
 def seed():
     tg.manual_seed(0)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
-
-def leaf(*shape, seed=0):
-    return tg.Tensor(normal(*shape, seed=seed), requires_grad=True)
 
 
 def double(module):

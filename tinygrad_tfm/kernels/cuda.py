@@ -1,10 +1,11 @@
 """Twins for a GPU: the same numbers in one trip to memory, where plain rules make a kernel of each step.
 
 The kernels are in `cuda/`, what reads their text and signatures in `cuda_source.py`. Here they are compiled, each when
-it is first asked for, and launched on CuPy's current stream. Nothing makes the host wait: what it does not know when it
-launches (how many targets count, the factor of clipping) a kernel reads from the GPU's memory. One process drives one
-GPU. Products are cuBLASLt's (`cublaslt.py`), how exact they are says `precision.py`; attention is in
-`cuda_attention.py`. Read first: `cpu.py`, the same game by other rules, and `cuda/gelu.cu`.
+it is first asked for, and launched on CuPy's current stream. The host waits for nothing but the first product of a kind
+(see `cublaslt.py`): what it does not know when it launches (how many targets count, the factor of clipping) a kernel
+reads from the GPU's memory. One process drives one GPU. Products are cuBLASLt's, how exact they are says
+`precision.py`; attention is in `cuda_attention.py`. Read first: `cpu.py`, the same game by other rules, and
+`cuda/gelu.cu`.
 """
 
 from collections.abc import Callable

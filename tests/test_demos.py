@@ -22,6 +22,10 @@ PROMISED = {
                       [r"by the engine: +f'\(3\) = 7\n", "24.7041.*138.8338.*645.5773", r"f''\(3\) = 2\n",
                        r"10 doublings: 2,047 visits path by path, 11 newest first"]),
     "decoder_from_parts": (["loss"], [r"uniform +\d\.\d+", r"bigram +\d\.\d+", r"decoder +\d\.\d+", r"\nThe .{50}"]),
+    "fill_the_gap": (["gaps"],
+                     ["20 gaps, 24 letters before and 7 behind each; seeds 0 to 1\n",
+                      r"\nencoder +1 reading +\d+\.\d% ±", r"\ndecoder, all letters +\d+ readings +\d+\.\d% ±",
+                      "points ahead of the decoder; the goal is"]),
     "one_head_by_hand": (["one_head", "why_sqrt_k"],
                          [r"gradient of v +differs from ours by at most (0|\d\.\de-1[4-9])",
                           "nn.Attention with one head gives the same output", r"variance 2\d\d"]),
@@ -112,6 +116,10 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
         losses = re.findall(r"^\w+ +(\d\.\d{3}) +\d+\.\d ", printed, re.MULTILINE)
         bigram = float(re.search(r"pairs of characters: (\S+)", printed)[1])
         assert len(losses) == 4 and all(float(loss) < bigram for loss in losses)
+    if name_of(demo) == "fill_the_gap":
+        assert "the goal is to be ahead: reached" in printed
+        right = {name: float(mean) for name, mean in re.findall(r"^(\w.*?) +\d+ readings? +(\S+)% ±", printed, re.M)}
+        assert right["encoder"] > right["decoder"] + 5 and right["decoder, all letters"] > right["decoder"] + 10
     if name_of(demo) == "where_a_token_stands":
         rises = {name: float(rise) for name, rise in re.findall(r"^(\w+) .* ([+-]\d\.\d{3})$", printed, re.MULTILINE)}
         assert len(rises) == 5 and rises["alibi"] < 0.1 and min(rises["sinusoidal"], rises["rotary"]) > 0.5

@@ -460,8 +460,8 @@ def test_the_command_line_trains_and_samples_on_the_device(tmp_path, capsys):
 def test_the_tests_for_a_gpu_work():
     """They pass on the stand-in; one of each kind will do here."""
     kinds = "softmax or operators or bits or float64 or gpt or momentum or True or matmul or doctor or come"
-    done = subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu", "-k", kinds, "-p", "no:cacheprovider",
-                           str(Path(__file__).parent / "gpu")],
+    done = subprocess.run([sys.executable, "-m", "pytest", "-n", "0", "-m", "gpu", "-k", kinds,
+                           "-p", "no:cacheprovider", str(Path(__file__).parent / "gpu")],
                           env=os.environ | {"TINYGRAD_TFM_GPU": "stand-in"}, capture_output=True, text=True,
                           timeout=120)
     assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout

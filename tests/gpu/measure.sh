@@ -39,7 +39,7 @@ part() {
 
 part machine 20 bash -c "nvidia-smi && $python --version && $python -m pip list"
 part doctor 40 "$python" -m tinygrad_tfm doctor --json
-part tests 240 env TINYGRAD_TFM_GPU=required "$python" -m pytest -m gpu tests/gpu -ra
+part tests 240 env TINYGRAD_TFM_GPU=required "$python" -m pytest -n 0 -m gpu tests/gpu -ra
 
 # One step in float32 and one in bf16 launch every kernel of ours. For memcheck each array has memory of its own, since
 # CuPy's pool would hide who reads beyond its array. What CUDA's functions return is no fault of a kernel.
@@ -48,7 +48,7 @@ if command -v compute-sanitizer > /dev/null; then
     for kernel in $("$python" tests/gpu/measured.py kernels); do
         only+=(--kernel-name "kne=$kernel")
     done
-    check=("${only[@]}" --report-api-errors no --error-exitcode 9 "$python" -m pytest -m gpu tests/gpu/test_gpu.py
+    check=("${only[@]}" --report-api-errors no --error-exitcode 9 "$python" -m pytest -n 0 -m gpu tests/gpu/test_gpu.py
            -k every_kernel_runs)
     part memcheck 90 env TINYGRAD_TFM_GPU=without-pool compute-sanitizer --tool memcheck "${check[@]}"
     part racecheck 90 env TINYGRAD_TFM_GPU=required compute-sanitizer --tool racecheck "${check[@]}"

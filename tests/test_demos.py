@@ -14,6 +14,12 @@ DEMOS = sorted((Path(__file__).parent.parent / "demos").glob("plot_*.py"))
 # By demo: the pictures it leaves, and what it must print. No number here is the library's own: they are calculus,
 # the README of micrograd, the figures of a lecture, and what holds for any trained model.
 PROMISED = {
+    "a_club_divides": (["club", "rings"],
+                       [r"34 members, 78 friendships", r"random walk +96\.9% right; wrong: member \[8\]",
+                        r"the mask is worth [+-]\d+ points", r"always the usual answer: 54\.6% right",
+                        r"two blocks, along edges .*; who knows as much: 100\.0%",
+                        r"one block, along edges +more than 1 away 0 of 20,800 answers change",
+                        r"two blocks, along edges +more than 2 away 0 of 17,600 answers change"]),
     "a_kernel_thread_by_thread": (["turns"],
                                   [r"by at most \de-0[78]\nby 3 blocks of 256 threads: the very same numbers",
                                    r"= 496; found in all 32 lanes", r"\n  30 +30 +63 +64 ", r"\n  31 +31 +32 +65 ",
@@ -112,6 +118,10 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
         losses = dict(re.findall(r"^(\w+) +(\d\.\d+) nats", printed, re.MULTILINE))
         assert float(losses["decoder"]) < float(losses["bigram"]) - 0.5
         assert "tinyshakespeare" in printed and "\nROMEO:\n" in printed
+    if name_of(demo) == "a_club_divides":
+        right = {name.strip(): float(mean) for name, mean in re.findall(r"^(\D+?) +(\d+\.\d)% right", printed, re.M)}
+        assert right["along edges"] > right["at everyone"] + 10
+        assert right["two blocks, along edges"] > max(95, right["two blocks, at everyone"] + 10)
     if name_of(demo) == "recurrent_and_not":
         losses = re.findall(r"^\w+ +(\d\.\d{3}) +\d+\.\d ", printed, re.MULTILINE)
         bigram = float(re.search(r"pairs of characters: (\S+)", printed)[1])

@@ -19,7 +19,6 @@ from tinygrad_tfm.models import (
     ContrastivePair,
     Encoder,
     Forecaster,
-    GraphTransformer,
     ImageQuestion,
     TokenEncoder,
     Transformer,
@@ -27,7 +26,6 @@ from tinygrad_tfm.models import (
     frames,
     spectrogram,
 )
-from tinygrad_tfm.models.graph import everyone, with_itself
 from tinygrad_tfm.optim import AdamW, clip_factor, global_norm, warmup_cosine
 
 pytestmark = pytest.mark.slow
@@ -253,47 +251,3 @@ def test_tones_are_called_by_their_names(capsys):
     with capsys.disabled():
         print(f"\ntones: {right:.4f}")
     assert right >= 0.95
-
-
-# ---- graphs ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.formula("S11")
-def test_a_club_divides_along_its_edges(capsys):
-    """Two of 34 are known. To who sees all, the others are all alike: by chance half would be right."""
-    pytest.importorskip("networkx", reason="networkx is not installed: pip install 'tinygrad_tfm[demos]'")
-    edges, labels, known = data.karate()
-    members, targets, right = np.eye(34, dtype=np.float32)[None], np.where(known, labels, -100)[None], {}
-    for sees in (with_itself, everyone):
-        for seed in range(5):
-            tg.manual_seed(seed)
-            model = GraphTransformer(34, 2, layers=2, heads=4, width=32, sees=sees, dropout=0.2)
-            train(model, model.loss, itertools.repeat((members, edges[None], targets)), 100, 5e-3)
-            with evaluating(model), tg.no_grad():
-                found = model(members, edges[None]).data.argmax(axis=-1)[0]
-            right.setdefault(sees.__name__, []).append(float((found == labels)[~known].mean()))
-    with capsys.disabled():
-        print("\nkarate:", right)
-    assert np.mean(right["with_itself"]) > np.mean(right["everyone"]) + 0.1, right
-
-
-@pytest.mark.formula("S11")
-def test_on_a_ring_only_edges_tell_who_is_near(capsys):
-    """16 nodes on a ring, numbered by chance: is a red one at most two edges away? All have the same structure."""
-    def rings(rng, count, N=16):
-        order, edges = np.argsort(rng.random((count, N)), axis=1), np.zeros((count, N, N), bool)
-        edges[np.arange(count)[:, None], order, np.roll(order, 1, axis=1)] = True
-        edges |= edges.swapaxes(1, 2)
-        red, one = rng.random((count, N, 1)) < 0.15, with_itself(edges).astype(np.float32)
-        return red.astype(np.float32), edges, ((one @ (one @ red))[..., 0] > 0).astype(np.int64)
-    *graphs, targets = rings(np.random.default_rng(1), 400)
-    right = {"usual answer": float(max(targets.mean(), 1 - targets.mean()))}
-    for sees in (with_itself, everyone):
-        tg.manual_seed(0)
-        rng = np.random.default_rng(0)
-        model = GraphTransformer(1, 2, layers=2, heads=4, width=32, sees=sees)
-        train(model, model.loss, (rings(rng, 32) for _ in itertools.count()), 400, 3e-3)
-        with evaluating(model), tg.no_grad():
-            right[sees.__name__] = float((model(*graphs).data.argmax(axis=-1) == targets).mean())
-    with capsys.disabled():
-        print("\nrings:", right)
-    assert right["with_itself"] > 0.95 and right["with_itself"] > right["everyone"] + 0.1, right

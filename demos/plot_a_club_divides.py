@@ -29,8 +29,8 @@ CLUB_STEPS, CLUB_SEEDS, RING_STEPS, RING_SEEDS = (20, 2, 30, 1) if chosen.quick 
 # The club
 # --------
 # For two years Zachary (1977) noted which of 34 members met outside the karate lessons. Then the
-# teacher and the officer fell out, and everyone went with one of them. We tell the model the side of
-# these two, and ask for the other 32.
+# teacher and the officer fell out, and everyone went with one of them. We tell the model the side
+# of these two, and ask for the other 32.
 
 try:
     edges, side, known = data.karate()
@@ -46,9 +46,9 @@ print(f"{len(edges)} members, {edges.sum() // 2} friendships; known: " +
 # %%
 # One model, two masks
 # --------------------
-# A token is a member: a vector of his own, plus what the edges say about his place, such as how many
-# friends he has. Both models are told that. In one, a member looks only at his friends and himself;
-# in the other he looks at everyone. There is no other difference.
+# A token is a member: a vector of his own, plus what the edges say about his place, such as how
+# many friends he has. Both models are told that. In one, a member looks only at his friends and
+# himself; in the other he looks at everyone. There is no other difference.
 
 MASKS = {"along edges": with_itself, "at everyone": everyone}
 COLORS = {"along edges": GREEN, "at everyone": GREY}
@@ -82,12 +82,12 @@ for label, sees in MASKS.items():
 # %%
 # Who guesses right
 # -----------------
-# Looking at everyone, the model has two answers to learn from and no reason to apply them to anybody
-# else: it is right as often as a coin. Along the edges, what is learnt about one reaches his friends.
-# Two answers remain few, and some seeds learn little. A rule that learns nothing does better: walk
-# from friend to friend at random, and take the side of the one you probably meet first. It is wrong
-# about one member. Most of his friends went with the officer, but he was three weeks from a black
-# belt that he could only get with the teacher (Zachary 1977).
+# Looking at everyone, the model has two answers to learn from and no reason to apply them to
+# anybody else: it is right as often as a coin. Along the edges, what is learnt about one reaches
+# his friends. Two answers remain few, and some seeds learn little. A rule that learns nothing does
+# better: walk from friend to friend at random, and take the side of the one you probably meet
+# first. It is wrong about one member. Most of his friends went with the officer, but he was three
+# weeks from a black belt that he could only get with the teacher (Zachary 1977).
 
 walk, asked = edges / edges.sum(axis=1, keepdims=True), ~known
 meets_officer = np.linalg.solve(np.eye(asked.sum()) - walk[np.ix_(asked, asked)], walk[asked] @ (known & (side == 1)))
@@ -103,8 +103,9 @@ print(f"the mask is worth {ahead:+.0f} points; goal: more than +10: {'reached' i
 # %%
 # The club, as the models see it
 # ------------------------------
-# A shape is what happened, a colour what the seeds say. Along the edges they err where the halves
-# meet. Looking at everyone they do not even agree with each other.
+# A shape is what happened, a colour what the seeds say. Along the edges most of them are right about
+# everybody but two, who stand where the halves meet. Looking at everyone, the seeds do not even agree
+# with each other.
 
 officer = {label: np.mean(each, axis=0) for label, each in said.items()}                     # a share of seeds, (34,)
 graph = networkx.from_numpy_array(edges)
@@ -146,9 +147,9 @@ save(figure, chosen.out / "club.png")
 # %%
 # Rings
 # -----
-# Now a task in which nothing is left to taste. Sixteen nodes stand on a ring, in an order drawn by
-# chance; some are red. Each is asked: are you, or is anyone at most two edges away, red? All places on
-# a ring are alike, so that the edges can help only as a mask. And depth begins to count: a block
+# Now a task with as many examples as one likes. Sixteen nodes stand on a ring, in an order drawn by
+# chance; some are red. Each is asked: are you, or is anyone at most two edges away, red? All places
+# on a ring are alike, so that the edges can help only as a mask. And depth begins to count: a block
 # carries what is known over one edge.
 
 NODES, FAR = 16, 2
@@ -209,9 +210,9 @@ for label, rule in RULES.items():
 # %%
 # How far a node sees
 # -------------------
-# One node of a ring changes its colour. Whose answer changes with it? The mask sets a horizon, as many
-# edges away as there are blocks. Without it there is no horizon, and no distance either: all others
-# count alike, the nearest and the farthest.
+# One node of a ring changes its colour. Whose answer changes with it? The mask sets a horizon, as
+# many edges away as there are blocks. Without it there is no horizon, and no distance either: all
+# others count alike, the nearest and the farthest.
 
 some = 100
 flipped = np.repeat(red[:some, None], NODES, axis=1)                                         # (G, flipped, N, 1)

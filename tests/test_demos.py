@@ -49,6 +49,12 @@ PROMISED = {
     "read_digits": (["looks_and_positions"],
                     [r"1,438 images to learn from, 359 to be asked", r"transformer +58,234 .*: \d\d\.\d% right",
                      r"plain network +58,700 .*: \d\d\.\d% right", r"squares 36% are empty"]),
+    "series_as_tokens": (["sunspots", "tones"],
+                         ["214 windows of 34 years to learn from; 62 years to be foretold",
+                          r"naive +33\.3\n  line +21\.2\n  model +\d+\.\d \(seeds: ",
+                          r"\nas 11 years ago +40\.0 +38\.7 ", r"\nmodel( +\d+\.\d){11}\n",
+                          r"noise of 0\.5: model \d+\.\d% right, the loudest frequency 100\.0%",
+                          r"\n2f 3f 4f( +\d+%){3}\n"]),
     "the_bottleneck": (["bottleneck"],
                        [r"one vector +132,173 .*\nlooking back +133,745 .*\ntransformer +132,912 ",
                         r"one vector +\d+% +\d+%\nlooking back +\d+% +\d+%\ntransformer +\d+% +\d+%\n",
@@ -119,7 +125,8 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
         assert float(losses["decoder"]) < float(losses["bigram"]) - 0.5
         assert "tinyshakespeare" in printed and "\nROMEO:\n" in printed
     if name_of(demo) == "a_club_divides":
-        right = {name.strip(): float(mean) for name, mean in re.findall(r"^(\D+?) +(\d+\.\d)% right", printed, re.M)}
+        found = re.findall(r"^([a-z, ]+?) +(\d+\.\d)% right", printed, re.MULTILINE)
+        right = {name: float(mean) for name, mean in found}
         assert right["along edges"] > right["at everyone"] + 10
         assert right["two blocks, along edges"] > max(95, right["two blocks, at everyone"] + 10)
     if name_of(demo) == "recurrent_and_not":
@@ -135,6 +142,10 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
         assert len(rises) == 5 and rises["alibi"] < 0.1 and min(rises["sinusoidal"], rises["rotary"]) > 0.5
     if name_of(demo) == "read_digits":
         assert float(re.search(r"transformer .*: (\d+\.\d)% right", printed)[1]) >= 97
+    if name_of(demo) == "series_as_tokens":
+        seeds = list(map(float, re.search(r"model .* \(seeds: (.*)\)", printed)[1].split(", ")))
+        assert len(seeds) >= 3 and max(seeds) < float(re.search(r"naive +(\d+\.\d)", printed)[1])
+        assert float(re.search(r"noise of 0.5: model (\S+)%", printed)[1]) >= 95
     if name_of(demo) == "the_bottleneck":
         at = {name: list(map(int, re.findall(r"(\d+)%", line)))                    # of 1, 4, 8, 12 and 16 digits
               for name, line in re.findall(r"^(one vector|looking back|transformer) +(\d+%.*)", printed, re.MULTILINE)}

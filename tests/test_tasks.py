@@ -17,14 +17,10 @@ from tinygrad_tfm.generate import evaluating
 from tinygrad_tfm.models import (
     Classifier,
     ContrastivePair,
-    Encoder,
-    Forecaster,
     ImageQuestion,
     TokenEncoder,
     Transformer,
     VisionTransformer,
-    frames,
-    spectrogram,
 )
 from tinygrad_tfm.optim import AdamW, clip_factor, global_norm, warmup_cosine
 
@@ -198,56 +194,3 @@ def test_questions_about_handwriting_are_answered(capsys):
     with capsys.disabled():
         print(f"\nquestions: {np.mean(list(right.values())):.4f}, the usual answer {usual:.4f}", right)
     assert np.mean(list(right.values())) >= 0.95, right
-
-
-# ---- series and sounds ----------------------------------------------------------------------------------------------
-
-@pytest.mark.formula("S12")
-def test_the_suns_next_year_is_foreseen_better_than_by_the_last(capsys):
-    """Each year of 1947–2008 from the 33 before it, three cycles; a line by least squares stands beside it."""
-    pytest.importorskip("statsmodels", reason="statsmodels is not installed: pip install 'tinygrad_tfm[demos]'")
-    past, future = (years[:, None] / 100 for years in data.sunspots())
-    span, years = 33, np.concatenate([past, future])
-    windows = frames(years[:, 0], span + 1, 1)[..., None]
-    windows, tests = windows[:-len(future)], windows[-len(future):]
-    errors = {"naive": [rms(tests[:, -2] - tests[:, -1])]}
-    line = np.linalg.lstsq(widened(windows[:, :-1, 0]), windows[:, -1, 0])[0]
-    errors["line"] = [rms(widened(tests[:, :-1, 0]) @ line - tests[:, -1, 0])]
-    for seed in (0, 1, 2):
-        tg.manual_seed(seed)
-        model = Forecaster(1, span, layers=2, heads=4, width=32, dropout=0.1)
-        batches = ((windows[part],) for _ in itertools.count() for part in data.buckets([1] * len(windows), 32))
-        train(model, model.loss, batches, 400, 2e-3)
-        with evaluating(model):
-            errors.setdefault("model", []).append(rms(model.forecast(tests[:, :-1], 1)[:, 0] - tests[:, -1]))
-    with capsys.disabled():
-        print("\nsunspots, root mean square error:", errors)
-    assert max(errors["model"]) < errors["naive"][0], errors
-
-
-def rms(error):
-    """In spots: series are in hundreds."""
-    return float(np.sqrt((error ** 2).mean()) * 100)
-
-
-def widened(x):
-    """With a column of ones."""
-    return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
-
-
-@pytest.mark.formula("S12")
-def test_tones_are_called_by_their_names(capsys):
-    (sounds, names), (test_sounds, test_names) = data.tones(2000), data.tones(500, seed=1)
-    x, test_x = (spectrogram(some, 512, 256) for some in (sounds, test_sounds))
-    tg.manual_seed(0)
-    blocks = [nn.EncoderBlock(48, 4, dropout=0.1) for _ in range(2)]
-    encoder = Encoder(nn.Linear(x.shape[2], 48), nn.LearnedPositions(x.shape[1], 48), blocks, nn.LayerNorm(48), 0.1)
-    model = Classifier(encoder, 48, len(data.NOTES))
-    batches = ((tg.Tensor(x[part]), names[part]) for _ in itertools.count()
-               for part in data.buckets([1] * len(x), 64))
-    train(model, model.loss, batches, 600, 2e-3)
-    with evaluating(model), tg.no_grad():
-        right = (model(tg.Tensor(test_x)).data.argmax(axis=1) == test_names).mean()
-    with capsys.disabled():
-        print(f"\ntones: {right:.4f}")
-    assert right >= 0.95

@@ -28,6 +28,11 @@ PROMISED = {
                       [r"by the engine: +f'\(3\) = 7\n", "24.7041.*138.8338.*645.5773", r"f''\(3\) = 2\n",
                        r"10 doublings: 2,047 visits path by path, 11 newest first"]),
     "decoder_from_parts": (["loss"], [r"uniform +\d\.\d+", r"bigram +\d\.\d+", r"decoder +\d\.\d+", r"\nThe .{50}"]),
+    "digits_by_name": (["names"],
+                       ["1,438 images and 12 languages to learn from, 359 images and 7 more languages to be asked",
+                        r"\nheard: \d\d\.\d%(\n  \w+ +\d+\.\d%  \(seeds: .*\)){12}\n\nnever heard, related: ",
+                        r"(?s)\n  Danish .*, of a family apart: .*\n  Tetum .*; by chance 10%\n",
+                        r"related languages: 16 names spelt as in a language heard, found \d+%; 34 names spelt "]),
     "fill_the_gap": (["gaps"],
                      ["20 gaps, 24 letters before and 7 behind each; seeds 0 to 1\n",
                       r"\nencoder +1 reading +\d+\.\d% ±", r"\ndecoder, all letters +\d+ readings +\d+\.\d% ±",
@@ -35,6 +40,10 @@ PROMISED = {
     "one_head_by_hand": (["one_head", "why_sqrt_k"],
                          [r"gradient of v +differs from ours by at most (0|\d\.\de-1[4-9])",
                           "nn.Attention with one head gives the same output", r"variance 2\d\d"]),
+    "questions_about_digits": (["stairs_and_paths"],
+                               ["19 questions of at most 6 words", r"87,948 parameters(\n  \w.*\? +\d+\.\d% .*){19}\n",
+                                r"all questions: \d\d\.\d% right \(goal 95%: \w+\), the usual answers 6\d\.\d%",
+                                r"block 1 +in block 2 +in block 3 +in all\n(\w+ ← \w+( +\d+\.\d%){4}\n){6}"]),
     "recurrent_and_not": (["reach"],
                           [r"\nRNN +\d+ wide, +8,\d{3} parameters\n", r"\ndecoder +\d+ wide, +8,\d{3} parameters\n",
                            r"\nRNN( +\S+){3} .* \d\.\de-(0[5-9]|1\d) *\n", r"\nLSTM +\d\.\d{3} ",
@@ -153,6 +162,14 @@ def test_a_full_run_holds_what_it_says(demo, tmp_path):
     if name_of(demo) == "where_a_token_stands":
         rises = {name: float(rise) for name, rise in re.findall(r"^(\w+) .* ([+-]\d\.\d{3})$", printed, re.MULTILINE)}
         assert len(rises) == 5 and rises["alibi"] < 0.1 and min(rises["sinusoidal"], rises["rotary"]) > 0.5
+    if name_of(demo) == "digits_by_name":
+        heard, related = re.findall(r"((?:  \w+ +\d+\.\d%  \(seeds: .*\)\n)+)", printed)[:2]
+        seeds = [[float(share) for share in re.findall(r"[:,] (\d+\.\d)%", line)] for line in heard.splitlines()]
+        assert len(seeds) == 12 and all(len(row) == 3 and min(row) >= 90 for row in seeds)
+        unheard = re.findall(r" (\d+\.\d)%  ", related)
+        assert len(unheard) == 5 and sum(map(float, unheard)) / 5 > 50      # names of a family are alike; by chance 10
+    if name_of(demo) == "questions_about_digits":
+        assert float(re.search(r"all questions: (\d+\.\d)% right", printed)[1]) >= 95
     if name_of(demo) == "read_digits":
         assert float(re.search(r"transformer .*: (\d+\.\d)% right", printed)[1]) >= 97
     if name_of(demo) == "series_as_tokens":

@@ -1,6 +1,6 @@
-"""What the family's models learn in a minute or two each, on data to test that they never saw. Marked slow.
+"""What an encoder–decoder learns in a minute or two, on data to test that it never saw. Marked slow.
 
-Settings were tried on these very tasks, up to three times each; seeds were not chosen.
+Other systems of the lectures show their results in a demo, and are tested there (`test_demos.py`). Settings were tried on these very tasks, up to three times each; seeds were not chosen.
 """
 
 import itertools
@@ -13,15 +13,7 @@ import tinygrad_tfm as tg
 from tinygrad_tfm import data
 from tinygrad_tfm.data import START, STOP
 from tinygrad_tfm.decoding import beam_search, greedy
-from tinygrad_tfm.generate import evaluating
-from tinygrad_tfm.models import (
-    Classifier,
-    ContrastivePair,
-    ImageQuestion,
-    TokenEncoder,
-    Transformer,
-    VisionTransformer,
-)
+from tinygrad_tfm.models import Transformer
 from tinygrad_tfm.optim import AdamW, clip_factor, global_norm, warmup_cosine
 
 pytestmark = pytest.mark.slow
@@ -43,8 +35,6 @@ def train(model, loss, batches, steps, peak, decay=0.01):
         optimizer.step(clip_factor(global_norm(optimizer.parameters), 1.0))
         optimizer.zero_grad()
 
-
-# ---- pairs of texts -------------------------------------------------------------------------------------------------
 
 def pair_batches(pairs, tokenizer, batch):
     """Pass after pass over the pairs, in batches of near-equal length."""
@@ -99,71 +89,3 @@ def test_a_sequence_is_copied():
     new = np.concatenate([np.arange(3, 13)[None], rng.integers(3, 13, (500, 10))])
     assert greedy(model, new, limit=12) == new.tolist()
     assert best_of_four(model, new, None, limit=12) == new.tolist()
-
-
-# ---- images ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.formula("S10")
-def test_handwriting_is_found_by_its_name_in_many_languages(capsys):
-    """A batch has each digit once, in a language by chance, so that no pair is wrongly called wrong."""
-    for package in ("sklearn", "num2words"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'tinygrad_tfm[demos]'")
-    (images, labels), (test_images, test_labels) = data.digits()
-    names, unheard = data.digit_names(), data.digit_names(["pt", "ca", "ro", "no", "da"])
-    tokenizer = data.characters(itertools.chain(*names.values(), *unheard.values()))
-    of_digit, rng = [np.flatnonzero(labels == digit) for digit in range(10)], np.random.default_rng(0)
-
-    def batches():
-        while True:
-            drawn = images[[rng.choice(places) for places in of_digit]]
-            words = [names[lang][digit] for digit, lang in enumerate(rng.choice(list(names), 10))]
-            yield drawn, *data.padded([tokenizer.encode(word) for word in words])
-    tg.manual_seed(0)
-    model = ContrastivePair(VisionTransformer(8, 2, 32, layers=2, heads=4, width=48, dropout=0.1),
-                            Classifier(TokenEncoder(tokenizer.size, 16, layers=1, heads=4, width=32), 32, 32))
-    train(model, model.loss, batches(), 5000, 2e-3, decay=0.1)
-
-    def right(words):
-        scores = model(test_images, *data.padded([tokenizer.encode(word) for word in words])).data
-        return float((scores.argmax(axis=1) == test_labels).mean())
-    with evaluating(model), tg.no_grad():
-        heard, new = ({lang: right(words) for lang, words in some.items()} for some in (names, unheard))
-    with capsys.disabled():
-        print("\ndigits by name:", heard, "\nin languages never heard:", new)
-    assert min(heard.values()) >= 0.9, heard
-    assert np.mean(list(new.values())) > 0.5, new                       # names of a family are alike; by chance 0.1
-
-
-@pytest.mark.formula("S13")
-def test_questions_about_handwriting_are_answered(capsys):
-    for package in ("sklearn", "num2words"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'tinygrad_tfm[demos]'")
-    (images, labels), (test_images, test_labels) = data.digits()
-    names = data.digit_names(["en"])["en"]
-    answers = ["no", "yes", *names]
-    questions = {"which digit is it?": lambda digit: 2 + digit,
-                 "is it odd?": lambda digit: digit % 2 == 1, "is it even?": lambda digit: digit % 2 == 0}
-    for n, name in enumerate(names[1:9], 1):
-        questions[f"is it larger than {name}?"] = lambda digit, n=n: digit > n
-        questions[f"is it smaller than {name}?"] = lambda digit, n=n: digit < n
-    truth = np.array([[ask(digit) for digit in range(10)] for ask in questions.values()]).astype(np.int64)
-    tokenizer, rng = data.WordTokenizer.from_texts(questions), np.random.default_rng(0)
-    ids, mask = data.padded([tokenizer.encode(question) for question in questions])
-
-    def batches():
-        while True:
-            for part in data.buckets([1] * len(images), 64):
-                asked = rng.integers(0, len(questions), len(part)) * (rng.random(len(part)) < 2 / 3)   # or the first
-                yield images[part], ids[asked], truth[asked, labels[part]], mask[asked]
-    tg.manual_seed(0)
-    model = ImageQuestion(8, 2, tokenizer.size, ids.shape[1], len(answers), layers=3, heads=4, width=48, dropout=0.1)
-    train(model, model.loss, batches(), 2500, 3e-3, decay=0.1)
-    right, n = {}, len(test_images)
-    with evaluating(model), tg.no_grad():
-        for question, row, there, true in zip(questions, ids, mask, truth[:, test_labels], strict=True):
-            found = model(test_images, np.tile(row, (n, 1)), np.tile(there, (n, 1))).data.argmax(axis=1)
-            right[question] = float((found == true).mean())
-    usual = np.mean([np.bincount(row).max() / n for row in truth[:, test_labels]])
-    with capsys.disabled():
-        print(f"\nquestions: {np.mean(list(right.values())):.4f}, the usual answer {usual:.4f}", right)
-    assert np.mean(list(right.values())) >= 0.95, right

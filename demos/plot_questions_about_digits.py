@@ -179,7 +179,7 @@ for (who, whom), row in zip(PATHS, left_over, strict=True):
 # ------------------------------
 # In the first block or never: there the answering token finds the telling words, and each square
 # finds them too, so that the image is read with the question in mind. Without that, the answers
-# suffer as much as if squares could not see each other. What the words learn from the image counts
+# suffer about as much as if squares could not see each other. What words learn from the image counts
 # for little. The stairs on the left are the comparisons, of two numbers that one has to see and the
 # other to read: nearly all stand where they should, and most that do not are at the edge of a step.
 

@@ -136,8 +136,8 @@ print(f"\nworst of the languages heard, with any seed: {least:.1%} (goal {GOAL:.
 # ------------------
 # A *zero* is a *zero* in Portuguese too: such names were heard, only not there, and it says little
 # that they are found. But most of the others are found as well, because spelling is inherited:
-# *quatro* stands between *quatre* and *quattro*. Training settles nothing about words it has not: the
-# seeds above agree on every language heard, and differ on the others.
+# *quatro* stands between *quatre* and *quattro*. Training settles nothing about words it does not
+# see: the seeds above nearly agree on every language heard, and differ on the others.
 
 old = np.array([[any(name == names[language][digit] for language in HEARD) for digit, name in enumerate(names[some])]
                 for some in LANGUAGES])                                                      # (languages, 10)
@@ -152,11 +152,11 @@ for label, languages in ("related languages", RELATED), ("languages apart", APAR
 # %%
 # Word by word
 # ------------
-# It knows letters and their places, not sounds. Catalan *vuit* is one letter from French *huit*, and
-# is lost; Romanian *șapte* begins with a letter that none of the twelve has. Of the languages apart,
-# *nol* is a loan from Dutch, and *dua* is like *dva* by accident; most others are not found, as it
-# should be. Read by columns, the same scores are a search: a word is given, and the images that
-# agree with it best come first. Framed in red: another digit.
+# It knows letters and their places, not sounds. Catalan *vuit* is one letter from French *huit*,
+# and is lost; Romanian *șapte* begins with a letter that none of the twelve has. Of the languages
+# apart, *nol* is a loan from Dutch, and *dua* is like *dva* by accident; most others are not found,
+# as it should be. Read by columns, the same scores are a search: a word is given, and the images
+# that agree with it best come first. Framed in red: another digit.
 
 figure = plt.figure(figsize=(14, 8.4))
 left, side = figure.subfigures(1, 2, width_ratios=(2.25, 1))

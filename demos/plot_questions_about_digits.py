@@ -53,8 +53,8 @@ print(f"{len(images):,} images to learn from, {ASKED} to be asked about; {len(qu
 # %%
 # One sequence
 # ------------
-# A token that is to answer, sixteen squares of the image, then the question. Every token may look at
-# every other. Which kind a token is, it knows from its place (ViLT, Kim et al. 2021).
+# A token that is to answer, sixteen squares of the image, then the question. Every token may look
+# at every other. Which kind a token is, it knows from its place (ViLT, Kim et al. 2021).
 
 tg.manual_seed(0)
 model = ImageQuestion(SIDE, PATCH, vocab=tokenizer.size, context=ids.shape[1], answers=len(ANSWERS), layers=3, heads=4,
@@ -64,8 +64,8 @@ print(f"{model.size():,} parameters")
 # %%
 # Training
 # --------
-# Each image of a batch gets a question drawn by chance, the first one more often: it is the only one
-# that tells the digits apart.
+# Each image of a batch gets a question drawn by chance, the first one more often: it is the only
+# one that tells the digits apart.
 
 
 def batches():
@@ -127,8 +127,8 @@ print(f"images about which all {len(questions)} answers are right: {right.all(ax
 # %%
 # Cutting paths
 # -------------
-# Weights show where a token looks, not what comes of it. So the sequence is divided in three, and in
-# all blocks or in one of them a part may no longer look at another. What falls then is what this
+# Weights show where a token looks, not what comes of it. So the sequence is divided in three, and
+# in all blocks or in one of them a part may no longer look at another. What falls then is what this
 # model uses; another one, trained without the path, might have found a way around.
 
 
@@ -179,9 +179,10 @@ for (who, whom), row in zip(PATHS, left_over, strict=True):
 # ------------------------------
 # In the first block or never: there the answering token finds the telling words, and each square
 # finds them too, so that the image is read with the question in mind. Without that, the answers
-# suffer about as much as if squares could not see each other. What words learn from the image counts
-# for little. The stairs on the left are the comparisons, of two numbers that one has to see and the
-# other to read: nearly all stand where they should, and most that do not are at the edge of a step.
+# suffer about as much as if squares could not see each other. What words learn from the image
+# counts for little. The stairs on the left are the comparisons: one number is to be seen, the other
+# to be read. Nearly all answers stand where they should; the others are mostly at the edge of a
+# step.
 
 SHOWN = [0, 1, questions.index("is it larger than four?"), questions.index("is it smaller than seven?")]
 first_looks = []

@@ -1,6 +1,7 @@
 """What an encoder–decoder learns in a minute or two, on data to test that it never saw. Marked slow.
 
-Other systems of the lectures show their results in a demo, and are tested there (`test_demos.py`). Settings were tried on these very tasks, up to three times each; seeds were not chosen.
+Other systems of the lectures show their results in a demo, and are tested there (`test_demos.py`). Settings were
+tried on these very tasks, up to three times each; seeds were not chosen.
 """
 
 import itertools

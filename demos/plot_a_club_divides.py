@@ -28,8 +28,8 @@ CLUB_STEPS, CLUB_SEEDS, RING_STEPS, RING_SEEDS = (20, 2, 30, 1) if chosen.quick 
 # %%
 # The club
 # --------
-# For two years Zachary (1977) noted which of 34 members met outside the karate lessons. Then the
-# teacher and the officer fell out, and everyone went with one of them. We tell the model the side
+# For three years Zachary (1977) noted which of 34 members met outside the karate lessons. Then the
+# teacher and the officer fell out, and everyone went with one of them. We tell the model the sides
 # of these two, and ask for the other 32.
 
 try:
@@ -84,10 +84,11 @@ for label, sees in MASKS.items():
 # -----------------
 # Looking at everyone, the model has two answers to learn from and no reason to apply them to
 # anybody else: it is right as often as a coin. Along the edges, what is learnt about one reaches
-# his friends. Two answers remain few, and some seeds learn little. A rule that learns nothing does
+# his friends. Two answers remain few, and some seeds learn little. (Settings were tried on these very
+# members, a few times; seeds were not chosen.) A rule that learns nothing does
 # better: walk from friend to friend at random, and take the side of the one you probably meet
 # first. It is wrong about one member. Most of his friends went with the officer, but he was three
-# weeks from a black belt that he could only get with the teacher (Zachary 1977).
+# weeks from the test for a black belt that he could only get with the teacher (Zachary 1977).
 
 walk, asked = edges / edges.sum(axis=1, keepdims=True), ~known
 meets_officer = np.linalg.solve(np.eye(asked.sum()) - walk[np.ix_(asked, asked)], walk[asked] @ (known & (side == 1)))
@@ -186,7 +187,7 @@ for label, (layers, sees, _) in RINGS.items():
 # %%
 # As good as what it can know
 # ---------------------------
-# Each model is right exactly as often as the best rule for who knows as much. With one block a node
+# Each model is right as often, or nearly, as the best rule for who knows as much. With one block a node
 # knows three colours, its own and its neighbours'. With two it knows all five it is asked about.
 # Looking at everyone it knows its own, and how many of the others are red, but not which.
 

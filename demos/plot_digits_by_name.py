@@ -108,6 +108,8 @@ print(f"{models[0].size():,} parameters")
 # %%
 # Found by name
 # -------------
+# (Settings were tried on these very images, a few times; seeds were not chosen.)
+#
 # Each test image takes the best of ten names. In the twelve languages only the images are new, and
 # which language it is hardly matters. In the others names are new as well, and nothing is trained
 # again.

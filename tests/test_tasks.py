@@ -1,4 +1,4 @@
-"""What an encoder–decoder learns in a minute or two, on data to test that it never saw. Marked slow.
+"""What an encoder–decoder learns in a minute or two, tested on data that it never saw. Marked slow.
 
 Other systems of the lectures show their results in a demo, and are tested there (`test_demos.py`). Settings were
 tried on these very tasks, up to three times each; seeds were not chosen.
@@ -27,12 +27,12 @@ def one_thread():
         yield
 
 
-def train(model, loss, batches, steps, peak, decay=0.01):
+def train(model, batches, steps, peak):
     """AdamW over a warm-up of 100 steps and a cosine, the gradient's norm clipped at 1."""
-    optimizer = AdamW(model.parameters(), betas=(0.9, 0.98), decay=decay)
+    optimizer = AdamW(model.parameters(), betas=(0.9, 0.98), decay=0.01)
     for step, batch in enumerate(itertools.islice(batches, steps)):
         optimizer.lr = warmup_cosine(step, peak, peak / 20, 100, steps)
-        loss(*batch).backward()
+        model.loss(*batch).backward()
         optimizer.step(clip_factor(global_norm(optimizer.parameters), 1.0))
         optimizer.zero_grad()
 
@@ -67,7 +67,7 @@ def test_dates_of_twenty_places_are_read(capsys):
     tokenizer = data.characters(itertools.chain(*train_pairs, *test_pairs))
     tg.manual_seed(0)
     model = Transformer(tokenizer.size, layers=2, heads=4, width=64, pre_norm=True)
-    train(model, model.loss, pair_batches(train_pairs, tokenizer, 64), 2500, 2e-3)
+    train(model, pair_batches(train_pairs, tokenizer, 64), 2500, 2e-3)
     errors = {write.__name__: wrong(model, test_pairs, tokenizer, write) for write in (greedy, best_of_four)}
     with capsys.disabled():
         print(f"\ndates: {len(test_pairs):,} held out", {way: len(found) for way, found in errors.items()})
@@ -86,7 +86,7 @@ def test_a_sequence_is_copied():
         return np.concatenate([START * ends, ids, STOP * ends], axis=1)
     drawn = (rng.integers(3, 13, (80, 10)) for _ in itertools.count())
     batches = ((ids, None, framed(ids)) for ids in drawn)
-    train(model, model.loss, batches, 600, 2e-3)
+    train(model, batches, 600, 2e-3)
     new = np.concatenate([np.arange(3, 13)[None], rng.integers(3, 13, (500, 10))])
     assert greedy(model, new, limit=12) == new.tolist()
     assert best_of_four(model, new, None, limit=12) == new.tolist()

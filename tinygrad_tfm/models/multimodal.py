@@ -32,7 +32,8 @@ class Answerer(Module):
     """P(answer | image, question) = softmax(classifier([cls; image; question])).     images, (B, T) → (B, answers)
 
     The mask (B, T) is the question's, True where a token stands; the image's `seen` tokens are never hidden. Which half
-    a token belongs to is known from its position. (ViLT: Kim et al. 2021, arXiv:2102.03334, §3.1)
+    a token belongs to is known from its position. (ViLT: Kim et al. 2021, arXiv:2102.03334, §3.1; there a vector for
+    the kind is added too.)
     """
 
     def __init__(self, classifier: Classifier, seen: int):

@@ -135,7 +135,7 @@ found["decoder"] = found["decoder, all letters"][:, :1]                         
 # %%
 # What the far side is worth
 # --------------------------
-# One reading against one, both sides beat one; the first two letters behind the gap bring nearly all
+# One reading against one, both sides beat one; the first two letters behind the gap bring most
 # of that lead. A decoder that reads the window with every letter in the gap's place is far ahead of
 # both. It was asked for four times as many letters in as many steps, and it computes V times as much
 # for an answer: which of the two counts for more is not measured here. With nothing behind the gap

@@ -4,6 +4,7 @@
     resume.safetensors       weights, optimiser and random state of the last save: training goes on from here exactly
     metrics.jsonl            one JSON object a line, by `kind`: baseline, train, eval, sample
     samples.txt, loss.png    what it wrote while it learned, and how the loss fell
+    step-N.safetensors       early weights, to look back at (`explore` shows them, `sample` lets them write)
 """
 
 from __future__ import annotations
@@ -61,10 +62,13 @@ class Run:
         return lines
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics and samples of steps that will be done again."""
+        """Drop the metrics, samples and weights of steps that will be done again."""
         lines = [line for line in self._lines() if line.get("step", 0) <= step]
         write_whole(self.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
         write_whole(self.samples, "".join(map(sample_text, self.history("sample"))).encode())
+        for early, path in self.early().items():
+            if early > step:
+                path.unlink()
 
     def add_sample(self, step: int, text: str) -> None:
         """Keep a text the model wrote."""
@@ -75,6 +79,15 @@ class Run:
     def save_weights(self, model: Decoder, tokenizer: CharTokenizer, provenance: dict[str, Any]) -> None:
         """Write checkpoint.safetensors."""
         checkpoint.save_model(self.weights, model, tokenizer, provenance)
+
+    def save_early(self, step: int, model: Decoder, tokenizer: CharTokenizer, provenance: dict[str, Any]) -> None:
+        """Write step-N.safetensors: the weights of a step that training will leave far behind."""
+        checkpoint.save_model(self.folder / f"step-{step}.safetensors", model, tokenizer, provenance)
+
+    def early(self) -> dict[int, Path]:
+        """The files that `save_early` wrote, by step, the first step first."""
+        files = {path.stem.removeprefix("step-"): path for path in self.folder.glob("step-*.safetensors")}
+        return {step: files[str(step)] for step in sorted(int(step) for step in files if step.isdigit())}
 
     def save_state(self, model: Decoder, optimizer: Optimizer, progress: dict[str, Any]) -> None:
         """Write resume.safetensors: one file, so that weights, optimiser and random state always belong together."""

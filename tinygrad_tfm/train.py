@@ -110,6 +110,10 @@ class Result:
     interrupted: bool = False
 
 
+EARLY = (0.01, 0.1, 0.3)                 # parts of the way at which weights are kept to look back at
+MOST_KEPT = 3_500_000                    # parameters of a model whose early weights are: what `explore` has room for
+
+
 class Diverged(FloatingPointError):
     """The loss is no number any more; the message says where it went wrong first and what is still good."""
 
@@ -142,6 +146,7 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
         run.forget_after(start)
     else:
         run.log("baseline", **base)
+    early = {int(part * c.steps) for part in EARLY if model.size() <= MOST_KEPT} - {0}
     log_every = 1 if c.device == "cpu" else 50                     # reading a loss makes a GPU wait
 
     kind = partial(Recorded, say=say) if c.device == "cuda" else Steps
@@ -191,6 +196,8 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
             steps.update()
             step, seen = step + 1, seen + c.batch * context
             bar.update()
+            if step in early:
+                run.save_early(step, model, tokenizer, provenance | {"step": step})
 
             if step % log_every == 0 or step == last:
                 train_loss, grad_norm = float(loss), float(norm)   # read first: until then a GPU is still at it

@@ -56,7 +56,7 @@ def refused(capsys, *arguments):
 def test_train_writes_a_run_and_says_how_it_went(trained):
     out, done = trained
     assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "resume.safetensors", "metrics.jsonl",
-                                               "samples.txt", "loss.png"}
+                                               "samples.txt", "loss.png", "step-2.safetensors", "step-6.safetensors"}
     result = json.loads(done.stdout.splitlines()[-1])
     assert {"steps", "parameters", "val_loss", "best_val_loss", "tokens_per_s", "elapsed_s", "device",
             "corpus"} <= result.keys()

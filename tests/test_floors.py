@@ -14,7 +14,7 @@ TREES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): ast.parse(path.re
 FLOORS = {"backend": 0, "errors": 0, "files": 0, "gpu": 0, "random": 0, "special": 0, "kernels": 1, "ops": 2,
           "tensor": 3, "functional": 4, "watch": 4, "nn": 5, "models": 6, "optim": 7, "text": 7, "data": 7, "train": 7,
           "generate": 7, "decoding": 7, "checkpoint": 7, "runs": 7, "parallel": 7, "steps": 7, "flat": 7,
-          "processes": 7, "cli": 8, "bench": 8, "doctor": 8, "__main__": 8,
+          "processes": 7, "cli": 8, "bench": 8, "doctor": 8, "inspect": 8, "__main__": 8,
           "__init__": 8}                                                # the door: nothing below looks back at it
 SIDE = {"testing", "emulator"}                                            # beside the house: only its door leads there
 OPTIONAL = {"cupy", "cupyx", "matplotlib", "tqdm", "safetensors", "threadpoolctl", "torch", "pydoc_data",

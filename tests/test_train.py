@@ -36,7 +36,8 @@ def test_it_learns_and_leaves_its_files(tmp_path):
     result = train(*run, say=lambda line: None)
     assert result.val_loss < 2.0 < math.log(run[1].size)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "checkpoint.safetensors", "resume.safetensors", "metrics.jsonl", "samples.txt"}
+        "checkpoint.safetensors", "resume.safetensors", "metrics.jsonl", "samples.txt", "step-6.safetensors",
+        "step-18.safetensors"}
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert kinds[0] == "baseline" and kinds.count("train") == 60 and kinds.count("eval") == kinds.count("sample") == 6
     assert run[-1].draw().stat().st_size > 5000

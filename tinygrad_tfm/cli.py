@@ -1,4 +1,4 @@
-"""The command line: train, sample, doctor, bench. Each command says what it will do, does it, and exits honestly.
+"""The command line: train, sample, explore, doctor, bench. Each command says what it will do, does it, and exits honestly.
 
 Exit codes: 0 done, 1 failed on the way (diverged, disk full), 2 wrong input, 130 interrupted by Ctrl-C.
 """
@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import sys
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,11 +21,12 @@ from . import __version__, bench, checkpoint, doctor
 from .errors import nonnegative, positive
 from .generate import Sampling, generate_text
 from .gpu import resolve_device
+from .inspect import explore
 from .kernels.precision import PRECISIONS
 from .models.decoder import DecoderConfig
 from .runs import Run
 from .text import CORPORA, CharTokenizer, any_corpus, corpus, split, text_file
-from .train import PRESETS, Diverged, TrainConfig, new_decoder, train
+from .train import MOST_KEPT, PRESETS, Diverged, TrainConfig, new_decoder, train
 
 SHAPE = ("context", "layers", "heads", "width", "dropout")          # options that a preset fills if they are not given
 SETTINGS = ("steps", "batch", "lr", "seed", "workers", "precision")
@@ -104,6 +106,10 @@ def run_train(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     else:
         opening = next(line for line in text.text.splitlines() if line)[:20]
         say(f"try it: python -m tinygrad_tfm sample {folder} --prompt {shlex.quote(opening)}")
+        if options.explore:
+            look_inside(run.folder)
+        elif model.size() <= MOST_KEPT:
+            say(f"look inside: python -m tinygrad_tfm explore {folder} --open")
     return (130 if result.interrupted and not options.stop_at else 0), asdict(result) | {"run": str(run.folder)}
 
 
@@ -190,6 +196,29 @@ def run_sample(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return 0, {"prompt": options.prompt, "text": "".join(pieces), "seed": seed}
 
 
+# ---- explore --------------------------------------------------------------------------------------------------------
+
+def run_explore(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """The command `explore`."""
+    made = explore(options.run_folder, options.out, say)
+    size = f"{made.bytes / 1e6:.1f} MB"
+    say(f"{made.path}: {size}, {made.parameters:,} parameters" + (
+        f", and the weights of step {', '.join(map(str, made.steps))}" if made.steps else ""))
+    if options.open:
+        webbrowser.open(Path(made.path).resolve().as_uri())
+    else:
+        say("open it in a browser: it needs no network")
+    return 0, asdict(made)
+
+
+def look_inside(folder: Path) -> None:
+    """The page of a run that has just ended; a page is not worth a trained model."""
+    try:
+        say(f"look inside: open {explore(folder, say=say).path} in a browser")
+    except (ValueError, OSError) as error:
+        warn(f"WARNING: the explorer page could not be made: {said(error)}")
+
+
 # ---- the words ------------------------------------------------------------------------------------------------------
 
 def parser() -> argparse.ArgumentParser:
@@ -218,6 +247,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop there, as Ctrl-C would")
     t.add_argument("--device", help="cpu, cuda or auto (cpu)")
     t.add_argument("--precision", choices=PRECISIONS, help="of products on a GPU (the preset's)")
+    t.add_argument("--explore", action="store_true", help="make the explorer page when training has ended")
     for name, kind, about in (("steps", int, "training steps"), ("batch", int, "windows per step"),
                               ("context", int, "characters the model sees at once"), ("layers", int, "blocks"),
                               ("heads", int, "attention heads per block"), ("width", int, "numbers per position"),
@@ -237,6 +267,12 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("--stop", help="end before this string")
     s.add_argument("--seed", type=int, help="the same seed writes the same text")
     s.add_argument("--device", default="cpu", help="cpu, cuda or auto (cpu)")
+
+    e = command("explore", run_explore, "make a page that runs a trained decoder in a browser, forward and backward",
+                "python -m tinygrad_tfm explore runs/first --open")
+    e.add_argument("run_folder", metavar="RUN", help="the run's directory, or a checkpoint file")
+    e.add_argument("--out", metavar="FILE", help="the page (RUN/explorer.html)")
+    e.add_argument("--open", action="store_true", help="show it in the browser")
 
     command("doctor", doctor.run, "look at this machine: versions, cores, BLAS, GPU; say what to install",
             "python -m tinygrad_tfm doctor")

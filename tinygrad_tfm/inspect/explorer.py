@@ -31,8 +31,9 @@ MOST_VALUES = 8_000_000                  # numbers that a browser keeps of one t
 SLOW = 100_000_000                       # products of a whole window that take a browser more than 0.1 s
 CURVE = 600                              # points of the training curve: as many as a screen can show
 
-VIEWS = ("words", "state", "paint", "dock", "predict", "attend", "stations", "walk", "lens", "backward", "training",
-         "selftest", "start")            # in the order in which they build on each other
+VIEWS = ("state", "words", "compute", "paint", "update", "dock", "predict", "guess", "heads", "operands", "attend",
+         "forward", "backward", "map", "panel", "walk", "lens", "blame", "step", "training", "selftest", "figure",
+         "start")                        # in the order in which they build on each other
 
 # What page/model.js computes. A new option of DecoderConfig is refused until it is listed, and computed there.
 COMPUTED: dict[str, Any] = {"positions": {"learned", "sinusoidal", "rotary", "relative", "alibi", "none"},

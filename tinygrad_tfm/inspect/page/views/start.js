@@ -1,0 +1,112 @@
+/* start.js: the page as it opens, and everything that belongs to no single section. This is the last file. */
+
+const THEMES = ["auto", "light", "dark"];
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  $("theme").setAttribute("aria-label", `Colour theme: ${theme}`);
+  readColours();
+  redraw();
+}
+
+/** What S says, shown by the things that choose it. */
+function showChoices() {
+  $("prompt").value = S.text;
+  for (const [id, key] of [["temperature", "temperature"], ["top-k", "topK"], ["top-p", "topP"], ["seed", "seed"], ["count", "count"]]) {
+    $(id).value = S[key];
+  }
+  $("target").value = S.target;
+  document.querySelector(`[name=scope][value=${S.scope}]`).checked = true;
+}
+
+function writeFacts() {
+  const run = META.run || {}, minutes = run.seconds && ` in ${run.seconds < 90 ? plural(Math.round(run.seconds), "second")
+    : plural(Math.round(run.seconds / 60), "minute")}`;
+  $("fact-params").textContent = config.params.toLocaleString("en-GB");
+  const facts = [plural(L, "layer"), plural(H, "head"), `width ${D}`, `context ${CONTEXT}`, plural(V, "character"),
+                 run.steps && `${run.steps.toLocaleString("en-GB")} steps on ${run.corpus}${minutes || ""}`];
+  $("facts").textContent = facts.filter(Boolean).join(" · ");
+  document.querySelectorAll(".size-D").forEach(e => { e.textContent = D; });
+  const letters = { T: ["time, characters", CONTEXT], D: ["width of the stream", D], H: ["heads", H], K: ["width of a head", K],
+                    F: ["hidden units", F], V: ["characters known", V], L: ["layers", L] };
+  $("letters").innerHTML = Object.entries(letters).map(([c, [what, n]]) => `<tr><td><b>${c}</b></td><td>${what}</td><td>${n}</td></tr>`).join("");
+}
+
+/** What the address says: at the start, and whenever somebody follows a link into this page. */
+function enter() {
+  const { given, muted, moment: to, section } = readAddress();
+  showChoices();
+  if (to !== moment) travel(to);
+  if (muted.length || model.muted.size) {
+    model.muted = new Set(muted);
+    model.version = ++stamp;
+  }
+  update(true);
+  if (section && $(section)) $(section).scrollIntoView();
+  return given;
+}
+
+/** The head that a newcomer should see first: the one that looks back by one most. */
+function lookAtPrevious() {
+  const scores = range(L * H).map(n => headScores(Math.floor(n / H), n % H).previous), n = best(scores);
+  [S.layer, S.head] = [Math.floor(n / H), n % H];
+}
+
+async function copyLink() {
+  const here = [...visible].find(id => Math.abs($(id).getBoundingClientRect().top - 190) < innerHeight / 2);
+  const link = location.href.split("#")[0] + writeAddress() + (here ? `&at=${here}` : "");
+  history.replaceState(null, "", link);
+  const done = await navigator.clipboard?.writeText(link).then(() => true, () => false);
+  $("link").textContent = done ? "copied" : "in the address";
+  setTimeout(() => { $("link").textContent = "link"; }, 1500);
+}
+
+function watchSections() {
+  const eye = new IntersectionObserver(seen => {
+    for (const { target, isIntersecting } of seen) visible[isIntersecting ? "add" : "delete"](target.id);
+    drawVisible();
+  }, { rootMargin: "150px" });
+  const all = [...document.querySelectorAll("main > section")], links = [...document.querySelectorAll("nav a")];
+  all.forEach(section => eye.observe(section));
+  addEventListener("scroll", () => {
+    const here = all.filter(section => section.getBoundingClientRect().top < innerHeight * 0.5).pop();
+    for (const a of links) {
+      if (here && a.hash === "#" + here.id) a.setAttribute("aria-current", "true");
+      else a.removeAttribute("aria-current");
+    }
+  }, { passive: true });
+  links.forEach(a => {
+    a.onclick = event => {
+      event.preventDefault();
+      const heading = $(a.hash.slice(1)).querySelector("h2");
+      heading.closest("section").scrollIntoView();
+      heading.tabIndex = -1;
+      heading.focus({ preventScroll: true });
+    };
+  });
+}
+
+function start() {
+  readColours();
+  S.stop = { forward: Math.min(3, STOPS.length - 1), backward: STOPS.length - 1 };
+  [startDock, startPredict, startGuess, startAttend, startLens, startBlame, startStep, startTraining, startSelftest,
+   () => startWalk("forward"), () => startWalk("backward"), addSaveButtons, writeFacts].forEach(begin => begin());
+  const given = enter();
+  if (!given.has("head") && !beside) { lookAtPrevious(); redraw(); }
+  watchSections();
+  $("theme").onclick = () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "auto") + 1) % 3]);
+  $("link").onclick = copyLink;
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); redraw(); });
+  let width = innerWidth; //                       on a phone the height changes all the time, the width when it is turned
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
+  addEventListener("hashchange", enter);
+}
+start();
+
+/** For the curious, in the browser's console: explorer.S, explorer.trace, explorer.model … */
+window.explorer = {
+  S, META, STOPS, FORWARD, BACKWARD, sections, Model, T, at, keyOf, colour, plain, busy, update, redraw, choose, walk, restore, travel,
+  selftest, svgOf, targets, withGradient, nudge, nudged, weightsOf, largest, agree, setTheme, writeAddress, nextDistribution,
+  guessBits, get model() { return model; }, get trace() { return trace; }, get G() { return G; }, get generating() { return generating; },
+  get lastMs() { return lastMs; }, get game() { return game; }, get playing() { return playing; }, get beside() { return beside; },
+};

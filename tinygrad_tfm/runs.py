@@ -2,7 +2,8 @@
 
     checkpoint.safetensors   the weights with the best validation loss so far, with shape, alphabet and provenance
     resume.safetensors       weights, optimiser and random state of the last save: training goes on from here exactly
-    metrics.jsonl            one JSON object a line, by `kind`: baseline, train, eval, sample
+    metrics.jsonl            one JSON object a line, by `kind`: baseline, passage (of the validation text), train, eval,
+                             sample, final
     samples.txt, loss.png    what it wrote while it learned, and how the loss fell
     step-N.safetensors       early weights, to look back at (`explore` shows them, `sample` lets them write)
 """

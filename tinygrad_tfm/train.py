@@ -146,6 +146,8 @@ def train(model: Decoder, tokenizer: CharTokenizer, corpus: Corpus, config: Trai
         run.forget_after(start)
     else:
         run.log("baseline", **base)
+        for text in passages(corpus.text):
+            run.log("passage", text=text)
     early = {int(part * c.steps) for part in EARLY if model.size() <= MOST_KEPT} - {0}
     log_every = 1 if c.device == "cpu" else 50                     # reading a loss makes a GPU wait
 
@@ -249,6 +251,15 @@ def evaluate(parallel: DataParallel, ids: Array, batch: int, count: int | None =
         for x, y in pairs:
             total, seen = total + parallel.loss(x, y) * x.size, seen + x.size
     return float(total) / seen
+
+
+def passages(text: str, count: int = 3, size: int = 240) -> list[str]:
+    """Pieces of the validation text, from all over it and each from the beginning of a line if there is one: a run
+    keeps them, so that one can look at what the model makes of words that it has not seen."""
+    unseen = text[len(text) * 9 // 10:]
+    places = [len(unseen) * i // count for i in range(count)]
+    starts = [line + 1 if 0 <= (line := unseen.find("\n", at, at + size)) < len(unseen) - size else at for at in places]
+    return [unseen[start:start + size] for start in starts]
 
 
 def sample(model: Decoder, tokenizer: CharTokenizer, seed: int, count: int = 200) -> str:

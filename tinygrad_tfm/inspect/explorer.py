@@ -205,7 +205,7 @@ def curve(run: Run) -> list[dict[str, Any]]:
     """The run's metrics, of its training batches no more than can be seen."""
     trains = run.history("train")
     every = -(-len(trains) // CURVE) or 1
-    return [line for kind in ("baseline", "eval", "sample", "final") for line in run.history(kind)] + trains[::every]
+    return [line for kind in ("baseline", "passage", "eval", "sample", "final") for line in run.history(kind)] + trains[::every]
 
 
 SHAKESPEARE = (("Juliet's window", "ROMEO:\nBut soft, what light through yonder window break", "A line the model has "

@@ -1,4 +1,4 @@
-"""The command line: train, sample, explore, doctor, bench. Each command says what it will do, does it, and exits honestly.
+"""The command line: train, sample, explore, doctor, bench. Each says what it will do, does it, and exits honestly.
 
 Exit codes: 0 done, 1 failed on the way (diverged, disk full), 2 wrong input, 130 interrupted by Ctrl-C.
 """

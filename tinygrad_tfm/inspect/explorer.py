@@ -20,20 +20,23 @@ import numpy as np
 from .. import checkpoint, functional as F
 from ..files import write_whole
 from ..models.decoder import Decoder, DecoderConfig
+from ..nn import LayerNorm
 from ..runs import Run
-from ..tensor import no_grad
 from ..text import CharTokenizer
 from .stations import stations
 
 FORMAT = "tinygrad_tfm explorer 1"
 LARGEST = 5_000_000                      # bytes of a page: more is slow to open and cannot be sent by mail
 MOST_VALUES = 8_000_000                  # numbers that a browser keeps of one text; the page has four such texts
+WORDS = 250_000                          # bytes of it set aside for all that is not weights and code
 SLOW = 100_000_000                       # products of a whole window that take a browser more than 0.1 s
 CURVE = 600                              # points of the training curve: as many as a screen can show
 
 VIEWS = ("state", "words", "compute", "paint", "update", "dock", "predict", "guess", "heads", "operands", "attend",
          "forward", "backward", "map", "panel", "walk", "lens", "blame", "step", "training", "selftest", "figure",
          "start")                        # in the order in which they build on each other
+
+SNAPSHOT = '<script type="text/plain" id="snapshot-{}">{}</script>\n'
 
 # What page/model.js computes. A new option of DecoderConfig is refused until it is listed, and computed there.
 COMPUTED: dict[str, Any] = {"positions": {"learned", "sinusoidal", "rotary", "relative", "alibi", "none"},
@@ -64,54 +67,32 @@ def explore(run: str | Path, out: str | Path | None = None, say: Callable[[str],
     """
     source = Path(run)
     model, tokenizer, provenance = checkpoint.load_model(source)
-    config = refuse(model.config)
-    folder = Run(source if source.is_dir() else source.parent)
-    arrays, fixed = model.state_dict(), {name for name, x in model.named_tensors() if not x.requires_grad}
-    code = template()
-    for kind in ("float16", "int8"):
-        table, weights = pack(arrays, kind, fixed)
-        size = len(code) + length(weights)
-        if size <= LARGEST:
-            break
-    else:
-        raise ValueError(f"{model.size():,} parameters make a page of {size / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} MB "
-                         "is the most: explore a smaller run, such as train --preset nanogpt-cpu makes, or give it a "
-                         "smaller --width or fewer --layers")
-    if kind == "int8":
-        say(f"WARNING: {model.size():,} parameters do not fit in 16 bits: the page keeps them in 8, and its logits "
-            "differ from this model's by some hundredths")
+    refuse(model.config)
+    folder, code = Run(source if source.is_dir() else source.parent), template()
+    table, weights = fitting(model, LARGEST - WORDS - len(code.encode()), say)
     kept = unpack(table, weights)
     if not all(np.isfinite(a).all() for a in kept.values()):
         raise ValueError(f"{source} holds weights that are no numbers, or too large for 16 bits: training had "
                          "diverged; explore an earlier checkpoint")
     texts = prompts(tokenizer, folder, provenance)
-    proofs = checks(config, kept, tokenizer, texts)
+    proofs = checks(model.config, kept, tokenizer, texts)
     meta = {"format": FORMAT, "config": described(model, tokenizer), "run": facts(provenance, folder),
             "tensors": table, "metrics": curve(folder), "checks": proofs, "prompt": texts[0]["text"],
-            "target": proofs[0]["target"], "examples": texts, "worker": products(config) > SLOW,
-            "stations": stations(config)}
-    early, room = {}, LARGEST - size - len(dumps(meta))
-    for step, path in folder.early().items():
-        old = checkpoint.read(path)[0]
-        if {k: a.shape for k, a in old.items()} == {k: a.shape for k, a in arrays.items()}:
-            early[step] = pack(old, "int8", fixed)
-            room -= length(early[step][1]) + len(dumps(early[step][0])) + 100
-            if room < 0:
-                say(f"the weights of step {step} are left out: the page would be larger than {LARGEST / 1e6:.0f} MB")
-                del early[step]
-                break
+            "target": proofs[0]["target"], "examples": texts, "worker": products(model.config) > SLOW,
+            "stations": stations(model.config)}
+    early = snapshots(folder, model, LARGEST - len(code.encode()) - length(weights) - len(dumps(meta)), say)
     meta["snapshots"] = [{"step": step, "tensors": table} for step, (table, _) in early.items()]
-    snapshots = "".join(f'<script type="text/plain" id="snapshot-{step}">{encoded(data)}</script>\n'
-                        for step, (_, data) in early.items())
-    page = filled(code, META=dumps(meta), WEIGHTS=encoded(weights), SNAPSHOTS=snapshots).encode()
-    made = Path(out) if out is not None else source / "explorer.html" if source.is_dir() else \
-        source.with_suffix(".html")
-    write_whole(made, page)
-    return Explored(str(made), len(page), model.size(), len(proofs), provenance.get("val_loss"), kind, tuple(early))
+    page = filled(code, META=dumps(meta), WEIGHTS=encoded(weights), SNAPSHOTS="".join(
+        SNAPSHOT.format(step, encoded(data)) for step, (_, data) in early.items())).encode()
+    path = Path(out) if out is not None else \
+        source / "explorer.html" if source.is_dir() else source.with_suffix(".html")
+    write_whole(path, page)
+    return Explored(str(path), len(page), model.size(), len(proofs), provenance.get("val_loss"),
+                    table[0]["dtype"], tuple(early))
 
 
-def refuse(config: DecoderConfig) -> DecoderConfig:
-    """The shape itself, if the page can run it. Raises ValueError, naming the option, if not."""
+def refuse(config: DecoderConfig) -> None:
+    """Raise ValueError, naming the option, for a decoder that the page cannot run."""
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name not in OPTIONS and value != field.default:
@@ -125,7 +106,6 @@ def refuse(config: DecoderConfig) -> DecoderConfig:
     if values > MOST_VALUES:
         raise ValueError(f"the explorer page would have to keep {values:,} numbers of each text, and {MOST_VALUES:,} "
                          "are the most: explore a run with a smaller --context or fewer --layers")
-    return config
 
 
 def products(config: DecoderConfig) -> int:
@@ -136,18 +116,18 @@ def products(config: DecoderConfig) -> int:
 
 # ---- weights as text ------------------------------------------------------------------------------------------------
 
-def pack(arrays: dict[str, np.ndarray], kind: str, fixed: set[str]) -> tuple[list[dict[str, Any]], bytes]:
+def pack(arrays: dict[str, np.ndarray], kind: str, untrained: set[str]) -> tuple[list[dict[str, Any]], bytes]:
     """A table that says where each array lies, and the bytes: little-endian, row by row, from multiples of 4.
 
-    Matrices are float16, or int8 behind one float32 scale a row; vectors are float16, fixed ones (slopes, rates)
-    float32. `fixed` are those that are not trained.
+    Matrices are float16, or int8 behind one float32 scale a row; vectors are float16, untrained ones (slopes, rates)
+    float32.
     """
     table, data = [], bytearray()
     for name, a in arrays.items():
         data += bytes(-len(data) % 4)
-        stored = kind if a.ndim == 2 else "float32" if name in fixed else "float16"
+        stored = kind if a.ndim == 2 else "float32" if name in untrained else "float16"
         table.append({"name": name, "shape": list(a.shape), "offset": len(data), "dtype": stored,
-                      "trained": name not in fixed})
+                      "trained": name not in untrained})
         if stored == "int8":
             scale = (np.maximum(abs(a).max(axis=1, keepdims=True), 1e-12) / 127).astype("<f4")
             data += scale.tobytes()
@@ -172,6 +152,41 @@ def unpack(table: list[dict[str, Any]], data: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
+def fitting(model: Decoder, room: int, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], bytes]:
+    """The weights in as many bits as there is room for, 16 or 8; fewer is said aloud. Raises ValueError if neither."""
+    for kind in ("float16", "int8"):
+        table, data = pack(model.state_dict(), kind, fixed(model))
+        if length(data) <= room:
+            if kind == "int8":
+                say(f"WARNING: {model.size():,} parameters do not fit in 16 bits: the page keeps them in 8, and its "
+                    "logits differ from this model's by some hundredths")
+            return table, data
+    raise ValueError(f"{model.size():,} parameters do not fit in a page of {LARGEST / 1e6:.0f} MB: explore a smaller "
+                     "run, such as train --preset nanogpt-cpu makes, or one with a smaller --width or fewer --layers")
+
+
+def snapshots(run: Run, model: Decoder, room: int, say: Callable[[str], None]) -> dict[int, tuple]:
+    """The run's early weights in 8 bits, by step, as many as there is room for; those left out are named."""
+    found: dict[int, tuple] = {}
+    shapes = {name: x.shape for name, x in model.named_tensors()}
+    for step, path in run.early().items():
+        arrays = checkpoint.read(path)[0]
+        if {name: a.shape for name, a in arrays.items()} != shapes:
+            continue                                               # another model's
+        table, data = pack(arrays, "int8", fixed(model))
+        room -= length(data) + len(dumps(table)) + len(SNAPSHOT) + 50
+        if room < 0:
+            say(f"the weights of step {step} are left out: the page would have more than {LARGEST / 1e6:.0f} MB")
+            break
+        found[step] = table, data
+    return found
+
+
+def fixed(model: Decoder) -> set[str]:
+    """The names of the tensors that are not trained: tables, rates, slopes."""
+    return {name for name, x in model.named_tensors() if not x.requires_grad}
+
+
 def length(data: bytes) -> int:
     """Characters of these bytes as base64."""
     return -(-len(data) // 3) * 4
@@ -186,7 +201,7 @@ def encoded(data: bytes) -> str:
 
 def described(model: Decoder, tokenizer: CharTokenizer) -> dict[str, Any]:
     """The shape by the names of DecoderConfig, with what follows from it and the alphabet; an id is a place in it."""
-    config, norm = model.config, model.blocks[0].norms[0]
+    config, norm = model.config, next(m for _, m in model.named_modules() if isinstance(m, LayerNorm))
     return asdict(config) | {"hidden": config.hidden or 4 * config.width, "eps": norm.eps, "params": model.size(),
                              "characters": list(tokenizer.characters)}
 
@@ -205,7 +220,8 @@ def curve(run: Run) -> list[dict[str, Any]]:
     """The run's metrics, of its training batches no more than can be seen."""
     trains = run.history("train")
     every = -(-len(trains) // CURVE) or 1
-    return [line for kind in ("baseline", "passage", "eval", "sample", "final") for line in run.history(kind)] + trains[::every]
+    whole = ("baseline", "passage", "eval", "sample", "final")
+    return [line for kind in whole for line in run.history(kind)] + trains[::every]
 
 
 SHAKESPEARE = (("Juliet's window", "ROMEO:\nBut soft, what light through yonder window break", "A line the model has "
@@ -245,18 +261,16 @@ def checks(config: DecoderConfig, weights: dict[str, np.ndarray], tokenizer: Cha
     found, T = [], config.context
     for size, start in ((min(T, len(texts[0]["text"])), 0), (1, 2), (max(1, T // 3), 5), (T, 1)):
         text = (stock * 2)[start:start + size]
-        ids = tokenizer.encode(text)[None]
-        with no_grad():
-            order = np.argsort(-model(ids).data[0, -1], kind="stable")
-        target = int(order[min(1, len(order) - 1)])                # likely, and not what it would say itself
         model.zero_grad()
-        logits = model(ids)
+        logits = model(tokenizer.encode(text)[None])
+        order = np.argsort(-logits.data[0, -1], kind="stable")
+        target = int(order[min(1, len(order) - 1)])                # likely, and not what it would say itself
         loss = F.cross_entropy(logits[:, -1], targets=np.array([target]))
         loss.backward()
-        found.append({"text": text, "target": tokenizer.characters[target],
-                      "logits": [round(float(z), 6) for z in logits.data[0, -1]], "loss": float(f"{float(loss.data):.9g}"),
-                      "grad_norm": {name: float(f"{np.linalg.norm(x.grad):.6e}")
-                                    for name, x in model.named_parameters() if x.grad is not None}})
+        norms = {name: np.linalg.norm(x.grad) for name, x in model.named_parameters() if x.grad is not None}
+        found.append({"text": text, "target": tokenizer.characters[target], "loss": round(float(loss.data), 9),
+                      "logits": [round(float(z), 6) for z in logits.data[0, -1]],
+                      "grad_norm": {name: float(f"{norm:.6e}") for name, norm in norms.items()}})
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.decoder import ACTIVATIONS, Decoder, DecoderConfig
+from ..models.decoder import Decoder, DecoderConfig
 from ..nn import Attention, Block, Embedding, FeedForward, Linear, Rotary
 from ..nn.positions import ALiBi, LearnedPositions, RelativeBias, SinusoidalPositions
 from ..ops import elementwise, network, products
@@ -68,12 +68,8 @@ def stations(config: DecoderConfig) -> dict[str, dict[str, Any]]:
 
     Raises ValueError where docstring or source of a rule no longer say what is quoted.
     """
-    found = {kind: describe(config) for kind, describe in KINDS.items()}
-    if not config.pre_norm:
-        del found["norm"]
-    if config.positions != "rotary":
-        del found["rotate"]
-    return {kind: asdict(station) for kind, station in found.items()}
+    absent = {"norm" if not config.pre_norm else "", "rotate" if config.positions != "rotary" else ""}
+    return {kind: asdict(describe(config)) for kind, describe in KINDS.items() if kind not in absent}
 
 
 def station(of: Any, name: str, title: str, why: str, equation: str, code: str, back_equation: str, back_code: str,
@@ -119,7 +115,7 @@ def norm(name: str, title: str, why: str) -> Callable[[DecoderConfig], Station]:
         bias = r"\·gain \+ bias" if config.bias else "·gain"
         return station(
             rule, name, title, why, said(rule, rf"y = \(x − mean\)/√\(var \+ ε\){bias}"),
-            lines(rule, "centred =", "rstd =", "normed ="), said(rule, r"n = .*?ε\)", r"h = g·gain",
+            lines(rule, "centred =", "rstd =", "normed =", "y = "), said(rule, r"n = .*?ε\)", r"h = g·gain",
                                                                  r"gx = .*?√\(var \+ ε\)"),
             lines(rule, "h = ", "gx = "),
             "Two directions cannot change y: adding a constant to x, and stretching x. The rule removes both from the "
@@ -144,8 +140,8 @@ def qkv(config: DecoderConfig) -> Station:
         "hands over. Every head has its own share of the numbers.",
         said(Attention, r"q = x·W_Q, k = m·W_K, v = m·W_V"), lines(Attention.project, "q, k, v = "),
         said(products.matmul, r"ga = g·bᵀ, gb = aᵀ·g"), lines(products.matmul, "return a @ b"),
-        "The vector was used three times, so three gradients add up. {g:gq} comes from this place's own reading; {g:gk} "
-        "and {g:gv} come from this place and every later one that read it."
+        "The vector was used three times, so three gradients add up. {g:gq} comes from this place's own reading; "
+        "{g:gk} and {g:gv} come from this place and every later one that read it."
         + " The key's bias learns nothing: it would raise all scores of a query alike, and softmax ignores that."
         * config.bias)
 
@@ -156,7 +152,7 @@ def rotate(config: DecoderConfig) -> Station:
         Rotary.rotate, "rotate", "Turn by where it stands",
         "Each pair of numbers is a hand of a clock, turned by its position, every pair at its own speed. A {q:query} "
         "and a {k:key} then meet at an angle that depends on their distance alone.",
-        said(Rotary, r"x₂ₙ \+ i·x₂ₙ₊₁, is multiplied by exp\(i·t/base\^\(2n/K\)\)"),
+        "(" + said(Rotary, r"x₂ₙ \+ i·x₂ₙ₊₁") + ")·" + said(Rotary, r"exp\(i·t/base\^\(2n/K\)\)"),
         lines(Rotary.rotate, "angles =", "re, im =", "return "), "", "",
         "A turn keeps lengths, so the gradient is turned back by the same angle and no more.")
 
@@ -164,16 +160,16 @@ def rotate(config: DecoderConfig) -> Station:
 def scores(config: DecoderConfig) -> Station:
     """How well keys answer queries."""
     added: dict[str, tuple[str, str]] = {
-        "alibi": (said(ALiBi, r"scores −= mₕ·\|i − j\|"), " Each step of distance lowers it: every head forgets, at its "
-                  "own speed."),
-        "relative": (said(RelativeBias, r"scores \+= b\[head, bucket\(j − i\)\]"), " How far apart the two stand adds a "
-                     "trained number.")}
+        "alibi": (said(ALiBi, r"scores −= mₕ·\|i − j\|"),
+                  " Each step of distance lowers it: every head forgets, at its own speed."),
+        "relative": (said(RelativeBias, r"scores \+= b\[head, bucket\(j − i\)\]"),
+                     " How far apart the two stand adds a trained number.")}
     equation, sentence = added.get(config.positions, ("", ""))
     return station(
         network.attention_pattern, "scores", "How well does each key answer the query?",
         "A dot product for every earlier character. Without √K the scores would grow with the width of the head, and "
         "softmax would freeze." + sentence,
-        said(network.attention_pattern, r"softmax\((.*?)" + (r" \+ bias\)", r"\)")[bool(equation)])
+        said(network.attention_pattern, r"softmax\((q·kᵀ·scale)") + f", {said(network.attention, 'scale is 1/√K')}"
         + f", {equation}" * bool(equation),
         lines(network.attention_pattern, "scores = (q", *["scores = scores"] * bool(equation)),
         said(network.attention, r"gq = gbias·k·scale, gk = gbiasᵀ·q·scale"),
@@ -223,7 +219,7 @@ def up(config: DecoderConfig) -> Station:
     return station(
         Linear, "up", "Ask many small questions",
         "Each hidden unit is a question put to this one position; no other character takes part.",
-        said(FeedForward, r"x·W₁" + r" \+ b₁" * config.bias), lines(Linear.forward, "y = x @", "return y"),
+        said(Linear, r"y = x·W" + r" \+ b" * config.bias), lines(Linear.forward, "y = x @", "return y"),
         said(products.matmul, r"ga = g·bᵀ, gb = aᵀ·g"), lines(products.matmul, "return a @ b"),
         "A matrix is walked backward by its transpose. The weight between input i and unit f is blamed by (how large "
         "was the input) × (how much was the unit to blame).")
@@ -245,8 +241,8 @@ def act(config: DecoderConfig) -> Station:
              * (config.activation == "gelu_tanh")),
         "\n".join(line.strip() for line in value.splitlines()),
         said(rule, r"∂y/∂x = .*?(?=   |$)"), "lambda g: " + back.strip(),
-        f"One number, one slope: units that are switched off (slope {bend}) are not to blame and learn nothing from this "
-        "example.")
+        f"One number, one slope: units that are switched off (slope {bend}) are not to blame and learn nothing from "
+        "this example.")
 
 
 def down(config: DecoderConfig) -> Station:
@@ -254,7 +250,7 @@ def down(config: DecoderConfig) -> Station:
     return station(
         FeedForward.forward, "down and add", "Write what they found",
         "Every open unit adds its own direction to the {r:stream}, as strongly as it is open.",
-        said(FeedForward, r"y = f\(x·W₁ \+ b₁\)·W₂ \+ b₂"),
+        said(Linear, r"y = x·W" + r" \+ b" * config.bias),
         lines(FeedForward.forward, "return ") + "\n" + lines(Block.forward, "x = x + step"),
         said(products.matmul, r"ga = g·bᵀ, gb = aᵀ·g"), lines(products.matmul, "return a @ b"),
         "Each unit asks: is the direction I write along the {g:gradient} or against it?")

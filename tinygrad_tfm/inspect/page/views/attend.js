@@ -1,5 +1,5 @@
 /* attend.js: section 2, who looks at whom: all heads, one of them enlarged, and its arcs on the text.
-   Read next: operands.js. */
+   Read next: forward.js. */
 
 function makeHeads(box) {
   box.style.setProperty("--heads", H);
@@ -28,49 +28,54 @@ sections.attend = () => {
 
 function drawHead(i = at(), j = keyOf(S.layer, at())) {
   const n = T(), l = S.layer, h = S.head, s = headScores(l, h), share = percent(weight(l, h, i, j));
-  $("cap-big").innerHTML = `<b>Layer ${l + 1}, head ${h + 1}</b> (${s.name}). <b class="query">${quoted(char(i))}</b> at ${i} ` +
-    `gives <b>${share}</b> of its attention to <b class="key">${quoted(char(j))}</b> at ${j}.`;
+  const reader = `<b class="query">${quoted(char(i))}</b> at ${i}`, what = `<b class="key">${quoted(char(j))}</b> at ${j}`;
+  $("cap-big").innerHTML = `<b>Layer ${l + 1}, head ${h + 1}</b> (${s.name}). ${reader} gives <b>${share}</b> ` +
+    `of its attention to ${what}.`;
   paint($("big"), heat((a, b) => weight(l, h, a, b), n, [i, j]));
   $("big").setAttribute("aria-label", `Attention of layer ${l + 1} head ${h + 1}, ${n} by ${n}. ` +
     `${plain($("cap-big").innerHTML)} Arrow keys move the reader and the character read.`);
   $("mute").checked = model.muted.has(l * H + h);
   $("head-scores").textContent = `${s.words} · induction ${s.induction.toFixed(2)} · ` +
     `entropy ${s.spread.toFixed(1)} of ${s.most.toFixed(1)} bits`;
-  $("read-attend").innerHTML = colour(`${scoreRead(l, i)(j)}, softmax over ${plural(i + 1, "character")} → <b>${share}</b>`);
+  $("read-attend").innerHTML = `${scoreRead(l, i)(j)}, softmax over ${plural(i + 1, "character")} → <b>${share}</b>`;
   drawArcs(i);
 }
 
-// ── arcs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ---- arcs -----------------------------------------------------------------------------------------------------------
 
 const STEP = 16, BASE = 150; // of a character on the line, and the line's height
+const middle = t => (t + 0.5) * STEP;
+
+/** From reader i back to t, as thick as the share p it reads there. */
 function arc(i, t, p) {
-  const x = n => n * STEP + STEP / 2, lift = 1.3 * Math.min(118, 16 + (i - t) * STEP * 0.42), y = BASE - 2;
-  const path = t === i ? `M${x(t) - 4},${y} C${x(t) - 14},${y - 24} ${x(t) + 14},${y - 24} ${x(t) + 4},${y}`
-    : `M${x(i)},${y} C${x(i)},${BASE - lift} ${x(t)},${BASE - lift} ${x(t)},${y}`;
-  return `<path d="${path}" fill="none" stroke="${ink.query}" stroke-linecap="round" ` +
-    `stroke-width="${fix(0.8 + 6 * p)}" opacity="${fix(0.25 + 0.75 * Math.sqrt(p))}"/>`;
+  const lift = BASE - 1.3 * Math.min(118, 16 + (i - t) * STEP * 0.42), y = BASE - 2, [a, b] = [middle(i), middle(t)];
+  const path = t === i ? `M${b - 4},${y} C${b - 14},${y - 24} ${b + 14},${y - 24} ${b + 4},${y}`
+    : `M${a},${y} C${a},${lift} ${b},${lift} ${b},${y}`;
+  return tag("path", { d: path, fill: "none", stroke: ink.query, "stroke-linecap": "round",
+                       "stroke-width": 0.8 + 6 * p, opacity: 0.25 + 0.75 * Math.sqrt(p) });
 }
 
 function drawArcs(i) {
   const p = t => weight(S.layer, S.head, i, t), top = range(i + 1).sort((a, b) => p(b) - p(a));
-  const box = (t, more) => `<rect x="${t * STEP + 0.75}" y="${BASE + 0.75}" width="${STEP - 1.5}" height="24.5" rx="3" ${more}/>`;
-  const text = (t, y, words, more) => `<text x="${t * STEP + STEP / 2}" y="${BASE + y}" text-anchor="middle" ${more}>${words}</text>`;
+  const frame = (t, look) => tag("rect", { x: t * STEP + 0.75, y: BASE + 0.75, width: STEP - 1.5, height: 24.5, rx: 3, ...look });
+  const text = (t, y, words, look) => tag("text", { x: middle(t), y: BASE + y, "text-anchor": "middle", ...look }, words);
+  const read = [...top].reverse(); // the strongest comes last, on top
   const named = top.slice(0, 4).filter((t, n, all) => p(t) > 0.03 && all.slice(0, n).every(o => Math.abs(o - t) > 1));
   $("arcs").setAttribute("viewBox", `0 0 ${CONTEXT * STEP} ${BASE + 48}`);
-  $("arcs").innerHTML = [...top].reverse().map(t =>
-    box(t, `fill="${hex("key", 0.75 * Math.sqrt(p(t)))}"`) + (p(t) < 0.004 ? "" : arc(i, t, p(t)))).join("")
-    + box(i, `fill="none" stroke="${ink.query}" stroke-width="2"`)
-    + range(T()).map(t => text(t, 18, mark(char(t)).replace(/<\/?bdi>/g, ""),
-      `class="mono" font-size="15" ${t > i ? 'opacity=".35"' : ""}`)).join("")
-    + named.map(t => text(t, 42, `${Math.round(100 * p(t))}%`,
-      `font-size="12" font-weight="600" style="fill:${ink.key}"`)).join("");
+  $("arcs").innerHTML = [
+    join(read, t => frame(t, { fill: hex("key", 0.75 * Math.sqrt(p(t))) })),
+    join(read.filter(t => p(t) >= 0.004), t => arc(i, t, p(t))),
+    frame(i, { fill: "none", stroke: ink.query, "stroke-width": 2 }),
+    join(range(T()), t => text(t, 18, escape(glyph(char(t))), { class: "mono", "font-size": 15, opacity: t > i && 0.35 })),
+    join(named, t => text(t, 42, `${Math.round(100 * p(t))}%`,
+                          { "font-size": 12, "font-weight": 600, style: `fill:${ink.key}` }))].join("");
   if (i === at()) reveal($("arcs").parentNode, (i + 0.5) / CONTEXT * $("arcs").clientWidth);
   const most = top.slice(0, 3).map(t => `${quoted(char(t))} at ${t} (${percent(p(t))})`).join(", ");
-  $("cap-arcs").innerHTML = `What <b class="query">${quoted(char(i))}</b> at ${i} reads in head ${S.layer + 1}.${S.head + 1}: ` +
-    `<b class="key">${most}</b>. Move over the text to ask for another character; click to stay.`;
+  $("cap-arcs").innerHTML = `What <b class="query">${quoted(char(i))}</b> at ${i} reads in head ` +
+    `${S.layer + 1}.${S.head + 1}: <b class="key">${most}</b>. Move over the text to ask for another; click to stay.`;
 }
 
-// ── hands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ---- hands ----------------------------------------------------------------------------------------------------------
 
 /** The reader i and the character j ≤ i that it reads. */
 function look(i, j) {
@@ -86,14 +91,13 @@ function startAttend() {
     const box = big.getBoundingClientRect(), i = Math.floor((event.clientY - box.top) / box.height * T());
     look(clamp(i, 0, T() - 1), columnOf(event, big, T()));
   };
-  big.onpointerleave = () => redraw("predict", "forward", "lens", "backward");
+  big.onpointerleave = big.onblur = () => redraw("predict", "forward", "lens", "backward");
   big.onkeydown = event => {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!move) return;
     event.preventDefault();
     look(clamp(at() + move[0], 0, T() - 1), Math.max(0, keyOf(S.layer, at()) + move[1]));
   };
-  big.onblur = big.onpointerleave;
   arcs.onpointermove = event => { const i = under(event); drawHead(i, mostRead(S.layer, S.head, i)); };
   arcs.onpointerleave = () => drawHead();
   arcs.onclick = event => choose(under(event));

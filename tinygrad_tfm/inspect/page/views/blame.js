@@ -8,9 +8,9 @@ sections.backward = () => { // a backward pass costs as much as two forward: it 
 };
 
 function drawBackward() {
+  const choice = Math.exp(G.loss), why = `nats = −ln ${num(1 / choice)} for ${quoted(S.target)} after the whole text`;
   $("loss").textContent = G.loss.toFixed(3);
-  $("loss-words").innerHTML = S.scope === "one" ? `nats = −ln ${num(Math.exp(-G.loss))} for ${quoted(S.target)} after the whole text`
-    : `nats a character, as if choosing among ${Math.exp(G.loss).toFixed(1)}`;
+  $("loss-words").innerHTML = S.scope === "one" ? why : `nats a character, as if choosing among ${choice.toFixed(1)}`;
   drawBlame();
   drawMap("backward");
   drawPanel("backward");
@@ -18,61 +18,68 @@ function drawBackward() {
   $("o-eta").innerHTML = num(10 ** +$("eta").value);
 }
 
+const SPREAD = { one: "It starts at the last character alone; every layer of attention spreads it to the left.",
+                 all: "Every character starts with a loss of its own." };
+
 /** The norm of the gradient on the stream, for every layer and every character. */
 function drawBlame() {
   const n = T(), t = at(), blame = range(L + 1).map(l => range(n).map(i => length(row(G.acts.resid[l], i, D))));
   const most = Math.max(1e-30, ...blame.flat()), shade = x => (x ? Math.max(0.05, 1 + Math.log10(x / most) / 2.5) : 0);
-  const cell = (x, i) => `<td data-i="${i}" class="${i === t ? "at" : ""}" style="background:${hex("grad", shade(x))}" ` +
-    `title="${escape(`‘${glyph(char(i))}’ at ${i}: ${plain(num(x))}`)}"></td>`;
-  const line = l => `<tr><th scope="row">${depth(l)}</th>${blame[l].map(cell).join("")}</tr>`;
+  const head = text => tag("th", { scope: "row" }, text);
+  const cell = (x, i) => tag("td", { "data-i": i, class: i === t && "at", style: `background:${hex("grad", shade(x))}`,
+                                     title: `‘${glyph(char(i))}’ at ${i}: ${plain(num(x))}` });
   $("blame").innerHTML = '<caption class="sr">Norm of the gradient of the loss on the residual stream</caption>' +
-    `${range(L + 1).reverse().map(line).join("")}<tr class="text"><th scope="row">the text</th>` +
-    `${range(n).map(i => `<td data-i="${i}">${mark(char(i))}</td>`).join("")}</tr>`;
-  const share = blame[0].map((x, i) => [x, i]).sort((a, b) => b[0] - a[0]), total = share.reduce((s, [x]) => s + x, 0) || 1;
-  const three = share.slice(0, 3).map(([x, i]) => `${quoted(char(i))} at ${i} (${Math.round(100 * x / total)} %)`).join(", ");
+    join(range(L + 1).reverse(), l => tag("tr", {}, head(depth(l)) + join(blame[l], cell))) +
+    tag("tr", { class: "text" }, head("the text") + join(range(n), i => tag("td", { "data-i": i }, mark(char(i)))));
+  const order = range(n).sort((a, b) => blame[0][b] - blame[0][a]), total = blame[0].reduce((s, x) => s + x, 0) || 1;
+  const share = i => `${quoted(char(i))} at ${i} (${Math.round(100 * blame[0][i] / total)} %)`;
   $("cap-blame").innerHTML = "Who is to blame? The stronger the colour, the more the loss depends on the stream there " +
-    `(logarithmic). ${S.scope === "one" ? "It starts at the last character alone; every layer of attention spreads it to the left."
-      : "Every character starts with a loss of its own."} At the embedding, most lies on <b class="grad">${three}</b>.`;
+    `(logarithmic). ${SPREAD[S.scope]} At the embedding, most lies on ` +
+    `<b class="grad">${order.slice(0, 3).map(share).join(", ")}</b>.`;
   reveal($("blame").parentNode, $("blame").rows[0].cells[t + 1].offsetLeft);
 }
 
-// ── groups of weights ──────────────────────────────────────────────────────────────────────────────────────────────
+// ---- groups of weights ----------------------------------------------------------------------------------------------
 
-/** [label, name in the model, kind of station, concept]; of a block with %. */
-const GROUPS = [["norm 1", "%norms.0", "norm1"], ["query", "%attention.query", "qkv", "query"], ["key", "%attention.key", "qkv", "key"],
+/** [label, name in the model, kind of station, concept]; % stands for a block. */
+const GROUPS = [
+  ["norm 1", "%norms.0", "norm1"], ["query", "%attention.query", "qkv", "query"], ["key", "%attention.key", "qkv", "key"],
   ["value", "%attention.value", "qkv", "value"], ["out", "%attention.out", "out"], ["norm 2", "%norms.1", "norm2"],
   ["up", "%feed_forward.up", "up", "feed"], ["down", "%feed_forward.down", "down", "feed"],
   [config.tied ? "embedding (tied)" : "embedding", "embed", "embed"],
-  ["positions", "positions", model.positions === "relative" ? "scores" : "embed"], ["final norm", "norm", "norm"],
-  ["unembedding", "unembed", "unembed"]];
-const partsOf = group => META.tensors.map(t => t.name).filter(n => n.slice(0, n.lastIndexOf(".")) === group && trains(n));
-const groupNorm = group => Math.hypot(...partsOf(group).map(n => length(G.weights[n])));
-/** The squared norm of the whole gradient: what a step of size η promises is η times this. */
-const gradientSquare = () => META.tensors.filter(t => trains(t.name)).reduce((s, { name }) => s + length(G.weights[name]) ** 2, 0);
+  ["positions", "positions", model.positions === "relative" ? "scores" : "embed"],
+  ["final norm", "norm", "norm"], ["unembedding", "unembed", "unembed"]];
+const PARTS = META.tensors.filter(t => trains(t.name)).map(t => t.name);
+const partsOf = group => PARTS.filter(name => name.replace(/\.[^.]*$/, "") === group);
+const groupNorm = group => Math.hypot(...partsOf(group).map(name => length(G.weights[name])));
+/** The squared norm of the whole gradient: a step of size η promises η times this. */
+const gradientSquare = () => PARTS.reduce((s, name) => s + length(G.weights[name]) ** 2, 0);
 
 function drawGroups() {
-  const perLayer = GROUPS.filter(([, name]) => name[0] === "%");
-  const once = GROUPS.filter(([, name]) => name[0] !== "%" && partsOf(name).length);
-  const named = (name, l) => name.replace("%", `blocks.${l}.`);
-  const most = Math.max(1e-30, ...perLayer.flatMap(([, n]) => range(L).map(l => groupNorm(named(n, l)))), ...once.map(([, n]) => groupNorm(n)));
-  const cell = (name, kind, l, label) => {
-    const x = groupNorm(name), stop = STOPS.findIndex(s => s.kind === kind && (l === undefined || s.l === l));
-    const width = 100 * clamp(1 + Math.log10(Math.max(1e-12, x / most)) / 3, 0.02, 1);
-    return `<td><button type="button" data-stop="${stop}" title="${label}"><span>${num(x, 2)}</span>` +
-      `<i style="width:${width.toFixed(1)}%"></i></button></td>`;
+  const inBlock = (name, l) => name.replace("%", `blocks.${l}.`), layers = name => (name[0] === "%" ? range(L) : [0]);
+  const there = GROUPS.filter(([, name]) => partsOf(inBlock(name, 0)).length);
+  const most = Math.max(1e-30, ...there.flatMap(([, name]) => layers(name).map(l => groupNorm(inBlock(name, l)))));
+  const cell = ([label, name, kind], l) => {
+    const x = groupNorm(inBlock(name, l)), width = 100 * clamp(1 + Math.log10(Math.max(1e-12, x / most)) / 3, 0.02, 1);
+    const stop = STOPS.findIndex(s => s.kind === kind && (s.l === undefined || s.l === l));
+    const bar = tag("i", { style: `width:${fix(width)}%` });
+    return tag("td", {}, tag("button", { type: "button", "data-stop": stop, title: `${label}: walk there` }, num(x, 2) + bar));
   };
-  $("groups").innerHTML = `<thead><tr><td></td>${range(L).map(l => `<th scope="col">layer ${l + 1}</th>`).join("")}</tr></thead><tbody>` +
-    perLayer.map(([label, name, kind, hue]) => `<tr><th scope="row" class="${hue || ""}">${label}</th>` +
-      `${range(L).map(l => cell(named(name, l), kind, l, `${label}, layer ${l + 1}`)).join("")}</tr>`).join("") +
-    once.map(([label, name, kind]) => `<tr><th scope="row">${label}</th>${cell(name, kind, undefined, label)}</tr>`).join("") + "</tbody>";
+  $("groups").innerHTML = `<thead><tr><td></td>${join(range(L), l => tag("th", { scope: "col" }, depth(l + 1)))}</tr></thead><tbody>` +
+    join(there, group => tag("tr", {}, tag("th", { scope: "row", class: group[3] }, group[0]) +
+      join(layers(group[1]), l => cell(group, l)))) + "</tbody>";
   $("cap-groups").innerHTML = `Gradient norm of each group of weights, ‖<b class="grad">g</b>‖ = ` +
     `<b>${num(Math.sqrt(gradientSquare()))}</b> in all; bars are logarithmic. Click one to walk there.`;
 }
 
 function startBlame() {
-  $("target").innerHTML = characters.map(c => `<option value="${escape(c)}">${escape(glyph(c))}${spoken(c) === glyph(c) ? ""
-    : " " + escape(spoken(c))}</option>`).join("");
-  $("target").onchange = event => { [S.target, S.scope] = [event.target.value, "one"]; showChoices(); redraw("backward"); };
+  $("target").innerHTML = join(characters, c =>
+    tag("option", { value: c }, escape(spoken(c) === glyph(c) ? c : `${glyph(c)} ${spoken(c)}`)));
+  $("target").onchange = event => {
+    [S.target, S.scope] = [event.target.value, "one"];
+    showChoices();
+    redraw("backward");
+  };
   document.querySelectorAll("[name=scope]").forEach(radio => {
     radio.onchange = () => { S.scope = radio.value; redraw("backward"); };
   });

@@ -53,7 +53,7 @@ function ask(kind, request, done) {
   sendNext();
 }
 
-// ── the gradient, computed when somebody looks at it ───────────────────────────────────────────────────────────────
+// ---- the gradient, computed when somebody looks at it ---------------------------------------------------------------
 
 let G = null, gradientOf = "";
 const gradientKey = () => [model.version, S.scope, S.scope === "one" && S.target, S.ids.join()].join("|");
@@ -65,18 +65,4 @@ function withGradient(done) {
     [G, gradientOf] = [gradient, key];
     if (key === gradientKey()) done();
   });
-}
-
-/** (loss(w + e) − loss(w − e)) / 2e for one weight, by running the model twice. */
-function nudge(m, ids, goal, name, i, e = 1e-4) {
-  const w = m.w[name], keep = w[i];
-  const loss = [1, -1].map(sign => {
-    w[i] = keep + sign * e;
-    scratch.version = -1;
-    forward(m, ids, scratch);
-    return lossAndGradient(m, scratch, goal).loss;
-  });
-  w[i] = keep;
-  scratch.version = -1;
-  return { loss, slope: (loss[0] - loss[1]) / (2 * e), e };
 }

@@ -45,7 +45,7 @@ function setText(text) {
   update();
 }
 
-// ── drawing characters ─────────────────────────────────────────────────────────────────────────────────────────────
+// ---- drawing characters ---------------------------------------------------------------------------------------------
 
 let generating = null, dice = null, remaining = 0;
 const nextDistribution = (t = T() - 1) => distribution(row(trace.logits, t, V), S);

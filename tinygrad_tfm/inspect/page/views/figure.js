@@ -1,7 +1,6 @@
 /* figure.js: any figure of the page as an SVG file, as it is on the screen: boxes become rectangles, words stay words,
    canvases are painted again with a pen that writes SVG (paint.js). Read next: start.js. */
 
-const fix = x => +x.toFixed(2);
 const clear = c => c === "transparent" || /, 0\)$|\/ 0\)$/.test(c);
 
 /** The pen of paint.js, writing SVG into a list. */

@@ -47,7 +47,7 @@ function normAt({ kind, l }, t) {
            gain: model.w[name + ".gain"], bias: model.w[name + ".bias"] };
 }
 
-// ── what a station is called ───────────────────────────────────────────────────────────────────────────────────────
+// ---- what a station is called ---------------------------------------------------------------------------------------
 
 /** The words of a station, as the rules of the library have them. */
 const WORDS = ({ kind }) => ({ name: kind, title: kind, why: "", equation: "", code: "", back_equation: "", back_code: "",

@@ -47,7 +47,7 @@ function paint(canvas, painter) {
   painter(canvasPen(canvas), canvas.clientWidth, canvas.clientHeight);
 }
 
-// ── a list of numbers ──────────────────────────────────────────────────────────────────────────────────────────────
+// ---- a list of numbers ----------------------------------------------------------------------------------------------
 
 /** Small columns: up is positive, down is negative, so the sign never rests on colour. `s` is a strip (operands.js). */
 const strip = (s, chosen) => (pen, w, h) => {
@@ -74,7 +74,7 @@ const strip = (s, chosen) => (pen, w, h) => {
   if (s.groups) for (let i = s.groups; i < n; i += s.groups) pen.rect(i * step - 0.5, 0, 1, h - foot, ink.line);
 };
 
-// ── a causal matrix ────────────────────────────────────────────────────────────────────────────────────────────────
+// ---- a causal matrix ------------------------------------------------------------------------------------------------
 
 /** Weights in [0, 1], readers downwards; the root makes small ones visible. `cross` marks a reader and what it reads. */
 const heat = (get, n, cross) => (pen, side) => {
@@ -88,7 +88,7 @@ const heat = (get, n, cross) => (pen, side) => {
   pen.frame(cross[1] * cell, 0.75, cell, side - 1.5, ink.key);
 };
 
-// ── tints of table cells ───────────────────────────────────────────────────────────────────────────────────────────
+// ---- tints of table cells -------------------------------------------------------------------------------------------
 
 const linear8 = v => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
 const luminance = c => c.reduce((s, v, i) => s + [0.2126, 0.7152, 0.0722][i] * linear8(v / 255), 0);
@@ -104,7 +104,7 @@ function tinted(name, alpha) {
   }
 }
 
-// ── hands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ---- hands ----------------------------------------------------------------------------------------------------------
 
 /** Scrolls a figure sideways, never the page, until x (in the figure's own pixels) is in view. */
 function reveal(wrap, x) {

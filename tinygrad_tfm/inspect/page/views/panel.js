@@ -1,76 +1,76 @@
 /* panel.js: one station of a walk: its words and its rule, its lists of numbers, and the formula of the number touched.
-   Read next: walk.js. */
+   Read next: weights.js. */
 
-const HEADED = ["qkv", "rotate", "scores", "pattern", "heads", "out"];
+const HEADED = ["qkv", "rotate", "scores", "pattern", "heads", "out"]; // stations that show one head
 
 function drawPanel(way) {
   const panel = $("panel-" + way), back = way === "backward", stop = STOPS[S.stop[way]], t = at();
   const strips = (back ? BACKWARD : FORWARD)[stop.kind](stop, t, keyOf(stop.l, t));
   const focus = panel.contains(document.activeElement) && document.activeElement.dataset.k;
-  panel.innerHTML = panelHead(way, stop, t) + rule(way, stop) + (HEADED.includes(stop.kind) ? headPick() : "") +
+  panel.innerHTML = panelHead(way, stop, t) + ruleOf(way, stop) + (HEADED.includes(stop.kind) ? headPick() : "") +
     `<div class="strips"></div><p class="readout" aria-live="polite"></p>${back ? weightTable(stop) : ""}`;
-  const box = panel.querySelector(".strips");
+  fillStrips(way, stop, strips, panel.querySelector(".strips"), panel.querySelector(".readout"));
+  if (focus) panel.querySelector(`[data-k="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+}
+
+/** The strips, and what happens when a number of one is touched. */
+function fillStrips(way, stop, strips, box, out) {
   const canvases = strips.map((s, w) => box.appendChild(stripRow(s, w)).querySelector("canvas"));
   const show = (which, i) => {
+    const it = strips[which], partner = s => s.values.length === it.values.length && s.axis === it.axis;
     S.cell[way] = { kind: stop.kind, which, i };
-    strips.forEach((s, w) => {
-      const together = s.values.length === strips[which].values.length && s.axis === strips[which].axis;
-      paint(canvases[w], strip(s, together ? i : s.keys ? s.chosen : -1));
-    });
-    const out = panel.querySelector(".readout");
-    out.innerHTML = colour(strips[which].read(i));
+    strips.forEach((s, w) => paint(canvases[w], strip(s, partner(s) ? i : s.keys ? s.chosen : -1)));
+    out.innerHTML = colour(it.read(i));
     canvases[which].setAttribute("aria-valuenow", i);
     canvases[which].setAttribute("aria-valuetext", plain(out.innerHTML));
   };
   const touch = (which, i) => {
-    if (!strips[which].keys || i > t || S.key === i) return show(which, i);
-    S.key = i;
+    if (!strips[which].keys || i > at() || S.key === i) return show(which, i);
+    S.key = i; // another character is read: all strips change
     S.cell[way] = { kind: stop.kind, which, i };
     stale.add("attend");
     drawPanel(way);
   };
-  canvases.forEach((canvas, w) => listen(canvas, strips[w].values.length, i => touch(w, i), () => {
-    const cell = S.cell[way];
-    return cell && cell.which === w ? cell.i : 0;
-  }));
+  const now = w => (S.cell[way] && S.cell[way].which === w ? S.cell[way].i : 0);
+  canvases.forEach((canvas, w) => listen(canvas, strips[w].values.length, i => touch(w, i), () => now(w)));
   const last = S.cell[way] && S.cell[way].kind === stop.kind ? S.cell[way] : null;
   const which = last && last.which < strips.length ? last.which : strips.length - 1, s = strips[which];
   show(which, s.keys ? s.chosen : last && last.i < s.values.length ? last.i : largest(s.values));
-  if (focus) panel.querySelector(`[data-k="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
 }
 
 function panelHead(way, stop, t) {
-  const back = way === "backward", n = S.stop[way], last = STOPS.length - 1, count = back ? STOPS.length - n : n + 1;
-  const button = (k, by, words, sign, main, off) => `<button type="button" data-k="${k}" data-go="${by}" aria-label="${words}" ` +
-    `class="${main ? "main" : ""}" ${off ? "disabled" : ""}>${sign}</button>`;
-  const play = `<button type="button" data-k="play" data-play="${way}" aria-pressed="${playing === way}" ` +
-    `aria-label="${playing === way ? "Stop walking" : "Walk by itself"}">${playing === way ? "❚❚" : "▶"}</button>`;
-  return `<div class="panel-head">${button("prev", -1, back ? "Further back" : "Previous station", "←", back, n === 0)}` +
-    `<div class="grow"><h3>${escape(WORDS(stop).title)}</h3><small>${stopName(stop)} · position ${t}, ${quoted(char(t))} · ` +
-    `station ${count} of ${STOPS.length}</small></div>${play}` +
-    `${button("next", 1, back ? "Towards the loss" : "Next station", "→", !back, n === last)}</div>`;
+  const back = way === "backward", n = S.stop[way], last = STOPS.length - 1, walks = playing === way;
+  const button = (k, words, sign, more) => tag("button", { type: "button", "data-k": k, "aria-label": words, ...more }, sign);
+  const where = `${stopName(stop)} · position ${t}, ${quoted(char(t))} · station ${back ? last - n + 1 : n + 1} of ${last + 1}`;
+  return tag("div", { class: "panel-head" },
+    button("prev", back ? "Further back" : "Previous station", "←", { "data-go": -1, class: back && "main", disabled: n === 0 }) +
+    tag("div", { class: "grow" }, tag("h3", {}, escape(WORDS(stop).title)) + tag("small", {}, where)) +
+    button("play", walks ? "Stop walking" : "Walk by itself", walks ? "❚❚" : "▶", { "data-play": way }) +
+    button("next", back ? "Towards the loss" : "Next station", "→", { "data-go": 1, class: !back && "main", disabled: n === last }));
 }
 
-/** Why, equation and source: the library's own words; under them who computes it in this page. */
-function rule(way, stop) {
-  const words = WORDS(stop), back = way === "backward", text = s => colour(escape(s).replace(/\n/g, "<br>"));
-  const [why, equation, code] = back ? [words.back_why, words.back_equation, words.back_code] : [words.why, words.equation, words.code];
-  const name = computedBy(way, stop), place = words.file ? `${escape(words.file)}, line ${words.line}` : "";
-  return `<div class="rule"><p>${text(why)}</p><div class="eq">${equation ? `<div>${text(equation)}</div>` : ""}` +
-    `${code ? `<pre tabindex="0" aria-label="Source of this rule">${escape(code)}</pre>` : ""}` +
-    `<small>${place}${place ? " · " : ""}here by <a href="#source" data-source="${name}"><code>${name}</code></a></small></div></div>`;
+/** Why, equation and source, in the library's own words; and which function computes it in this page. */
+function ruleOf(way, stop) {
+  const words = WORDS(stop), part = name => words[way === "backward" ? "back_" + name : name];
+  const text = s => colour(escape(s).replace(/\n/g, "<br>")), name = computedBy(way, stop);
+  const source = part("code") && tag("pre", { tabindex: 0, "aria-label": "Source of this rule" }, escape(part("code")));
+  const here = `here by ${tag("a", { href: "#source", "data-source": name }, `<code>${name}</code>`)}`;
+  const there = words.file ? `${escape(words.file)}, line ${words.line} · ` : "";
+  return tag("div", { class: "rule" }, tag("p", {}, text(part("why"))) + tag("div", { class: "eq" },
+    (part("equation") && tag("div", {}, text(part("equation")))) + source + tag("small", {}, there + here)));
 }
 
-const headPick = () => `<div class="pick">head ${range(H).map(h => `<button type="button" data-k="head${h}" data-head="${h}" ` +
-  `aria-pressed="${h === S.head}">${h + 1}</button>`).join("")}</div>`;
+const headPick = () => tag("div", { class: "pick" }, "head " + join(range(H), h =>
+  tag("button", { type: "button", "data-k": `head${h}`, "data-head": h, "aria-pressed": String(h === S.head) }, h + 1)));
 
 function stripRow(s, w) {
-  const div = document.createElement("div"), low = s.values.reduce((a, b) => Math.min(a, b)), high = s.values.reduce((a, b) => Math.max(a, b));
+  const div = document.createElement("div"), n = s.values.length;
+  const [low, high] = [Math.min, Math.max].map(f => s.values.reduce((a, b) => f(a, b)));
   div.className = "strip";
-  div.innerHTML = `<div class="lab">${s.label}<small>${s.note}</small></div>` +
-    `<canvas class="${s.labels ? "tall" : ""}" tabindex="0" role="slider" data-k="strip${w}" aria-valuemin="0" aria-valuenow="0" ` +
-    `aria-valuemax="${s.values.length - 1}" aria-label="${escape(plain(s.label))}: ${s.values.length} numbers"></canvas>` +
-    `<div class="rng">‖·‖ ${num(length(s.values))}<br>${num(low, 2)} … ${num(high, 2)}</div>`;
+  div.innerHTML = tag("div", { class: "lab" }, s.label + tag("small", {}, s.note)) +
+    tag("canvas", { class: s.labels && "tall", tabindex: 0, role: "slider", "data-k": `strip${w}`, "aria-valuemin": 0,
+                    "aria-valuenow": 0, "aria-valuemax": n - 1, "aria-label": `${plain(s.label)}: ${n} numbers` }) +
+    tag("div", { class: "rng" }, `‖·‖ ${num(length(s.values))}<br>${num(low, 2)} … ${num(high, 2)}`);
   return div;
 }
 
@@ -84,29 +84,4 @@ function listen(canvas, n, go, now) {
     event.stopPropagation();
     go(clamp(now() + move, 0, n - 1));
   };
-}
-
-// ── weights of a station, and the proof of the gradient ────────────────────────────────────────────────────────────
-
-const shapeOf = name => META.tensors.find(t => t.name === name).shape;
-const trains = name => META.tensors.find(t => t.name === name).trained !== false;
-
-function weightTable(stop) {
-  const names = weightsOf(model, stop).filter(trains);
-  if (!names.length) return '<p class="weights hint">Nothing is trained at this station: it only hands the gradient on.</p>';
-  const line = n => `<tr><td><code>${n}</code></td><td>${shapeOf(n).join(" × ")}</td><td>${num(length(model.w[n]))}</td>` +
-    `<td><b class="grad">${num(length(G.weights[n]))}</b></td>` +
-    `<td><button type="button" class="quiet" data-k="nudge-${n}" data-nudge="${n}">check by nudging</button></td></tr>`;
-  return `<div class="weights scroll"><table><tr><th scope="col">weights</th><th scope="col">shape</th><th scope="col">‖w‖</th>` +
-    `<th scope="col">‖<span class="grad">g</span>‖</th><td></td></tr>${names.map(line).join("")}</table></div>` +
-    '<p class="nudge" role="status"></p>';
-}
-
-/** The largest gradient of a group of weights, beside what two runs of the model say. */
-function nudged(name) {
-  const g = G.weights[name], i = largest(g), d = nudge(model, S.ids, targets(), name, i), [, columns] = shapeOf(name);
-  const ok = agree(d.slope, g[i]) < 1e-4, index = columns ? `${Math.floor(i / columns)}, ${i % columns}` : i;
-  return `<code>${name}[${index}]</code> = ${num(model.w[name][i])}. A little more (+${num(d.e)}): loss ${d.loss[0].toFixed(7)}; ` +
-    `a little less: ${d.loss[1].toFixed(7)}. Slope <b>${num(d.slope, 6)}</b>; the backward pass says ` +
-    `<b class="grad">${num(g[i], 6)}</b>. <span class="${ok ? "ok" : "bad"}">${ok ? "✓ they agree" : "✗ they differ"}</span>`;
 }

@@ -6,17 +6,20 @@ const encode = text => [...text].map(c => idOf.get(c));
 const gap = (a, b) => a.reduce((m, x, i) => Math.max(m, Math.abs(x - b[i])), 0);
 
 /** Each check: [what must hold, the figure found, the most it may be]. */
-const CHECKS = [pythonLogits, pythonGradients, finiteDifferences, noLeak, noStaleRows, rowsSumToOne, lensAtTheEnd, cuts, nothingLoaded];
+const CHECKS = [pythonLogits, pythonGradients, finiteDifferences, noLeak, noStaleRows, rowsSumToOne, lensAtTheEnd, cuts,
+                nothingLoaded];
 
 async function selftest() {
   const m = { ...original, muted: new Set(), version: ++stamp }, rows = [];
   $("selftest").disabled = true;
+  $("selftest-rows").innerHTML = "";
   $("selftest-sum").textContent = "Running…";
   for (const check of CHECKS) {
     const [name, value, limit] = check(m), ok = value <= limit;
     rows.push({ name, value, limit, ok });
-    $("selftest-rows").innerHTML = rows.map(r => `<tr><td class="${r.ok ? "ok" : "bad"}">${r.ok ? "✓ holds" : "✗ fails"}</td>` +
-      `<td>${r.name}</td><td class="num">${num(r.value, 2)} ≤ ${num(r.limit, 2)}</td></tr>`).join("");
+    $("selftest-rows").insertAdjacentHTML("beforeend", tag("tr", {},
+      tag("td", { class: ok ? "ok" : "bad" }, ok ? "✓ holds" : "✗ fails") + tag("td", {}, name) +
+      tag("td", { class: "num" }, `${num(value, 2)} ≤ ${num(limit, 2)}`)));
     await pause();
   }
   const bad = rows.filter(r => !r.ok).length;
@@ -31,7 +34,8 @@ function pythonLogits(m) {
     forward(m, ids, scratch);
     return gap(Float64Array.from(logits), row(scratch.logits, ids.length - 1, V));
   });
-  return [`Logits equal Python's on ${plural(META.checks.length, "text")} (largest difference)`, Math.max(...worst), 1e-5];
+  const many = plural(META.checks.length, "text");
+  return [`Logits equal Python's on ${many} (largest difference)`, Math.max(...worst), 1e-5];
 }
 
 function pythonGradients(m) {
@@ -45,7 +49,7 @@ function pythonGradients(m) {
 }
 
 function finiteDifferences(m) {
-  const long = META.checks.map(c => encode(c.text)).sort((a, b) => b.length - a.length)[0].slice(0, 12), dice = random(11);
+  const long = longest().slice(0, 12), dice = random(11);
   const goal = long.map((_, i) => (i + 1 < long.length ? long[i + 1] : 0));
   forward(m, long, scratch);
   const g = backward(m, scratch, goal).weights, names = META.tensors.map(t => t.name).filter(trains);
@@ -57,11 +61,9 @@ function finiteDifferences(m) {
   return [`Gradients equal finite differences at ${places.length} weights (relative)`, Math.max(...worst), 1e-6];
 }
 
+const longest = () => META.checks.map(c => encode(c.text)).sort((a, b) => b.length - a.length)[0];
 /** The longest text there is, and its trace. */
-function whole(m) {
-  const ids = META.checks.map(c => encode(c.text)).sort((a, b) => b.length - a.length)[0], found = makeTrace(m);
-  return { ids, found: forward(m, ids, found) };
-}
+const whole = (m, ids = longest()) => ({ ids, found: forward(m, ids, makeTrace(m)) });
 
 function noLeak(m) {
   const { ids, found } = whole(m), n = ids.length - 1, other = makeTrace(m);
@@ -89,13 +91,15 @@ function rowsSumToOne(m) {
 
 function lensAtTheEnd(m) {
   const { ids, found } = whole(m), t = ids.length >> 1;
-  return ["The lens after the last layer is the model's own output", gap(lens(m, found, L, t), row(found.probs, t, V)), 1e-12];
+  const value = gap(lens(m, found, L, t), row(found.probs, t, V));
+  return ["The lens after the last layer is the model's own output", value, 1e-12];
 }
 
 function cuts(m) {
   const { found } = whole(m), z = row(found.logits, 0, V), one = distribution(z, { temperature: 1, topK: 1, topP: 1 });
   const cut = distribution(z, { temperature: 1.5, topK: V, topP: 0.5 }), total = cut.p.reduce((s, p) => s + p, 0);
-  return ["Top-k = 1 leaves the likeliest character; a cut distribution sums to 1", Math.abs(one.p[best(z)] - 1) + Math.abs(total - 1), 1e-12];
+  const value = Math.abs(one.p[best(z)] - 1) + Math.abs(total - 1);
+  return ["Top-k = 1 leaves the likeliest character; a cut distribution sums to 1", value, 1e-12];
 }
 
 function nothingLoaded() {
@@ -103,13 +107,14 @@ function nothingLoaded() {
   return ["Files and addresses this page loaded", loaded.length, 0];
 }
 
-// ── how this page computes ─────────────────────────────────────────────────────────────────────────────────────────
+// ---- how this page computes -----------------------------------------------------------------------------------------
 
 /** model.js as it runs here, with a function of it in view. */
 function showSource(name) {
   const box = $("source"), text = box.querySelector("pre");
   box.open = true;
-  const line = [...text.children].find(e => new RegExp(`^(function|const) ${name}\\b`).test(e.textContent)) || text.firstChild;
+  const begins = new RegExp(`^(function|const) ${name}\\b`);
+  const line = [...text.children].find(e => begins.test(e.textContent)) || text.firstChild;
   [...text.children].forEach(e => e.classList.toggle("found", e === line));
   line.scrollIntoView({ block: "center" });
   text.focus({ preventScroll: true });
@@ -117,6 +122,6 @@ function showSource(name) {
 
 function startSelftest() {
   $("selftest").onclick = selftest;
-  $("source").querySelector("pre").innerHTML = $("model").textContent.trim().split("\n").slice(1, -2)
-    .map(line => `<span>${escape(line)}\n</span>`).join("");
+  const lines = $("model").textContent.trim().split("\n").slice(1, -2); // without what the exporter wrapped it in
+  $("source").querySelector("pre").innerHTML = join(lines, line => tag("span", {}, escape(line) + "\n"));
 }

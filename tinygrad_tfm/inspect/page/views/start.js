@@ -1,6 +1,6 @@
 /* start.js: the page as it opens, and everything that belongs to no single section. This is the last file. */
 
-const THEMES = ["auto", "light", "dark"];
+const nextTheme = () => ({ auto: "light", light: "dark", dark: "auto" })[document.documentElement.dataset.theme || "auto"];
 function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
@@ -12,24 +12,23 @@ function setTheme(theme) {
 /** What S says, shown by the things that choose it. */
 function showChoices() {
   $("prompt").value = S.text;
-  for (const [id, key] of [["temperature", "temperature"], ["top-k", "topK"], ["top-p", "topP"], ["seed", "seed"], ["count", "count"]]) {
-    $(id).value = S[key];
-  }
+  for (const id of ["temperature", "top-k", "top-p", "seed", "count"]) $(id).value = S[keyOfControl(id)];
   $("target").value = S.target;
   document.querySelector(`[name=scope][value=${S.scope}]`).checked = true;
 }
 
 function writeFacts() {
-  const run = META.run || {}, minutes = run.seconds && ` in ${run.seconds < 90 ? plural(Math.round(run.seconds), "second")
-    : plural(Math.round(run.seconds / 60), "minute")}`;
+  const { steps: count, corpus, seconds } = META.run || {};
+  const time = seconds < 90 ? plural(Math.round(seconds), "second") : plural(Math.round(seconds / 60), "minute");
+  const run = count && `${count.toLocaleString("en-GB")} steps on ${corpus}${seconds ? ` in ${time}` : ""}`;
+  const facts = [plural(L, "layer"), plural(H, "head"), `width ${D}`, `context ${CONTEXT}`, plural(V, "character"), run];
   $("fact-params").textContent = config.params.toLocaleString("en-GB");
-  const facts = [plural(L, "layer"), plural(H, "head"), `width ${D}`, `context ${CONTEXT}`, plural(V, "character"),
-                 run.steps && `${run.steps.toLocaleString("en-GB")} steps on ${run.corpus}${minutes || ""}`];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
   document.querySelectorAll(".size-D").forEach(e => { e.textContent = D; });
-  const letters = { T: ["time, characters", CONTEXT], D: ["width of the stream", D], H: ["heads", H], K: ["width of a head", K],
-                    F: ["hidden units", F], V: ["characters known", V], L: ["layers", L] };
-  $("letters").innerHTML = Object.entries(letters).map(([c, [what, n]]) => `<tr><td><b>${c}</b></td><td>${what}</td><td>${n}</td></tr>`).join("");
+  const letters = [["T", "time: characters it sees", CONTEXT], ["D", "width of the stream", D], ["H", "heads", H], ["L", "layers", L],
+                   ["K", "width of a head", K], ["F", "hidden units", F], ["V", "characters it knows", V]];
+  $("letters").innerHTML = join(letters, ([letter, ...rest]) =>
+    tag("tr", {}, tag("th", { scope: "row" }, letter) + join(rest, x => tag("td", {}, x))));
 }
 
 /** What the address says: at the start, and whenever somebody follows a link into this page. */
@@ -94,7 +93,7 @@ function start() {
   const given = enter();
   if (!given.has("head") && !beside) { lookAtPrevious(); redraw(); }
   watchSections();
-  $("theme").onclick = () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "auto") + 1) % 3]);
+  $("theme").onclick = () => setTheme(nextTheme());
   $("link").onclick = copyLink;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); redraw(); });
   let width = innerWidth; //                       on a phone the height changes all the time, the width when it is turned
@@ -104,9 +103,9 @@ function start() {
 start();
 
 /** For the curious, in the browser's console: explorer.S, explorer.trace, explorer.model … */
-window.explorer = {
-  S, META, STOPS, FORWARD, BACKWARD, sections, Model, T, at, keyOf, colour, plain, busy, update, redraw, choose, walk, restore, travel,
-  selftest, svgOf, targets, withGradient, nudge, nudged, weightsOf, largest, agree, setTheme, writeAddress, nextDistribution,
-  guessBits, get model() { return model; }, get trace() { return trace; }, get G() { return G; }, get generating() { return generating; },
-  get lastMs() { return lastMs; }, get game() { return game; }, get playing() { return playing; }, get beside() { return beside; },
-};
+const live = { model: () => model, trace: () => trace, G: () => G, generating: () => generating, game: () => game,
+               playing: () => playing, beside: () => beside, lastMs: () => lastMs, lastRows: () => lastRows };
+window.explorer = { S, META, STOPS, FORWARD, BACKWARD, PARTS, sections, T, at, keyOf, colour, plain, busy, update, redraw, choose,
+                    walk, restore, travel, selftest, svgOf, targets, withGradient, nudge, nudged, largest, agree, setTheme,
+                    writeAddress, nextDistribution, guessBits };
+for (const name in live) Object.defineProperty(window.explorer, name, { get: live[name] });

@@ -1,17 +1,18 @@
 /* state.js: what the page knows. The model, its trace of the text, and what the learner has chosen.
    Nothing is drawn here, and no number of the network computed: that is model.js. Read next: words.js, compute.js. */
 
-const { zeros, range, fromBase64, readWeights, makeModel, untrained, stationsOf, weightsOf, scoreBias, unembedRow, makeTrace,
+const { range, fromBase64, readWeights, makeModel, untrained, stationsOf, weightsOf, scoreBias, unembedRow, makeTrace,
         forward, backward, lens, windowStart, lossAndGradient, distribution, random, draw } = Model;
 const $ = id => document.getElementById(id);
 const META = JSON.parse($("meta").textContent), config = META.config, characters = config.characters;
+const linesOf = kind => META.metrics.filter(m => m.kind === kind);
 const idOf = new Map(characters.map((c, i) => [c, i]));
 const trained = readWeights(META.tensors, fromBase64($("weights").textContent));
 const original = makeModel(config, trained);
 const { L, H, D, K, F, V } = original, CONTEXT = original.T;
 const STOPS = stationsOf(config);
 
-// ── the model: the trained one, or what the learner made of it ─────────────────────────────────────────────────────
+// ---- the model: the trained one, or what the learner made of it -----------------------------------------------------
 
 let stamp = 0, steps = [], moment = "final";
 /** The same shape with other weights; a new version, so that no trace is taken for its own. */
@@ -20,7 +21,7 @@ let model = variant(trained);
 let trace = makeTrace(original), before = makeTrace(original), scratch = makeTrace(original);
 const changed = () => model.muted.size > 0 || steps.length > 0 || moment !== "final";
 
-// ── what the learner has chosen ────────────────────────────────────────────────────────────────────────────────────
+// ---- what the learner has chosen ------------------------------------------------------------------------------------
 
 const S = {
   text: META.prompt, ids: [], from: 0, pos: -1, // pos: the position in question, −1 for the last
@@ -49,7 +50,7 @@ function targets() {
   return S.ids.map((_, i) => (i === T() - 1 ? idOf.get(S.target) : -1));
 }
 
-// ── the address keeps all of it: a bookmark, or a link in a lecture ────────────────────────────────────────────────
+// ---- the address keeps all of it: a bookmark, or a link in a lecture ------------------------------------------------
 
 const ADDRESSED = { pos: "whole", layer: "whole", head: "whole", temperature: "real", topK: "whole", topP: "real",
                     seed: "whole", count: "whole", scope: "word", target: "word" };

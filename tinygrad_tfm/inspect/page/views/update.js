@@ -61,10 +61,4 @@ function notice(unknown, total, from) {
 }
 
 /** The trained model again, with nothing muted. */
-function restore() {
-  model = variant(trained);
-  steps = [];
-  moment = "final";
-  redraw("training");
-  update();
-}
+const restore = () => travel("final");

@@ -3,6 +3,15 @@
 
 const escape = s => String(s).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
 
+/** <name …>inside</name>. Attributes are escaped here, so nothing in them can end a tag; false ones are left out. */
+function tag(name, attributes = {}, inside = "") {
+  const given = Object.entries(attributes).filter(([, value]) => value !== false && value !== undefined);
+  const words = given.map(([key, value]) => ` ${key}="${escape(typeof value === "number" ? fix(value) : value)}"`);
+  return `<${name}${words.join("")}>${inside}</${name}>`;
+}
+const fix = x => +x.toFixed(2);
+const join = (list, each) => list.map(each).join("");
+
 /** A character as one visible sign. What has no shape, or would turn the writing around, becomes a box. */
 function glyph(c) {
   if (c === "\n") return "↵";
@@ -51,8 +60,9 @@ function sum(pairs) {
   const terms = pairs.map(([a, b, label]) => ({ a, b, label, product: a * b })).filter(t => t.product !== 0)
     .sort((x, y) => Math.abs(y.product) - Math.abs(x.product));
   const shown = terms.slice(0, 4).map(t => `${factor(t.a)}·${factor(t.b)}${t.label ? `<sub>${t.label}</sub>` : ""}`);
-  const rest = terms.slice(4).reduce((s, t) => s + t.product, 0);
-  return (shown.join(" + ") || "0") + (terms.length > 4 ? ` <span class="more">+ ${terms.length - 4} more (${num(rest)})</span>` : "");
+  const rest = terms.slice(4), total = rest.reduce((s, t) => s + t.product, 0);
+  const more = rest.length ? ` <span class="more">+ ${rest.length} more (${num(total)})</span>` : "";
+  return (shown.join(" + ") || "0") + more;
 }
 
 /** {q:text} → bold, in the colour of the concept. */

@@ -69,7 +69,8 @@ function slopes(M, model, meta, ids, places) {
   lossAt();
   const g = M.backward(model, trace, goal).weights, found = {};
   for (const { name, trained } of meta.tensors) if (trained) {
-    const w = model.w[name], sizes = g[name].map(Math.abs), most = sizes.indexOf(sizes.reduce((a, b) => Math.max(a, b)));
+    const w = model.w[name], sizes = g[name].map(Math.abs);
+    const most = sizes.indexOf(sizes.reduce((a, b) => Math.max(a, b)));
     found[name] = Math.max(...[most, ...M.range(places - 1).map(() => Math.floor(dice() * w.length))].map(i => {
       const before = w[i], both = [e, -e].map(step => { w[i] = before + step; return lossAt(); });
       w[i] = before;

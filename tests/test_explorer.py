@@ -7,8 +7,10 @@ import base64
 import getpass
 import json
 import re
+import time
 import tomllib
 from html.parser import HTMLParser
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from tinygrad_tfm.models import Decoder, DecoderConfig, decoder
 from tinygrad_tfm.ops import elementwise, network
 from tinygrad_tfm.runs import Run
 from tinygrad_tfm.text import CharTokenizer, Corpus
-from tinygrad_tfm.train import TrainConfig, new_decoder, passages, train
+from tinygrad_tfm.train import MOST_KEPT, TrainConfig, new_decoder, passages, train
 
 PACKAGE = Path(tg.__file__).parent
 SHAPE = dict(context=16, layers=2, heads=2, width=16)
@@ -129,6 +131,36 @@ def test_a_text_that_tries_to_be_a_program_stays_a_text(toy, tmp_path):
     assert [line["text"] for line in meta["metrics"] if line["kind"] == "passage"] == passages(EVIL * 30)
     assert part(page, "meta").isascii() and not re.search(r"[<>&]", part(page, "meta").replace(">", ""))
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u200e\u200f]", page.decode())
+
+
+def naive(page, **parts):
+    """The mistake that `filled` avoids: what has been put in is looked at again."""
+    for name, text in parts.items():
+        page = page.replace("{{" + name + "}}", text)
+    return page
+
+
+@pytest.mark.parametrize("name, broken, check", [
+    ("dumps", lambda value: json.dumps(value), test_a_text_that_tries_to_be_a_program_stays_a_text),
+    ("dumps", lambda value: json.dumps(value, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026"),
+     test_a_text_that_tries_to_be_a_program_stays_a_text),
+    ("filled", naive, test_a_text_that_tries_to_be_a_program_stays_a_text),
+    ("facts", lambda provenance, run: {"corpus": "toy.txt", "folder": str(run.folder)},
+     test_the_same_run_gives_the_same_bytes_wherever_it_lies),
+    ("facts", lambda provenance, run: {"corpus": "toy.txt", "when": time.perf_counter()},
+     test_the_same_run_gives_the_same_bytes_wherever_it_lies),
+    ("encoded", lambda data: base64.b64encode(data[::-1]).decode(),
+     test_the_weights_are_the_checkpoints_in_sixteen_bits)])
+def test_an_exporter_that_is_broken_is_noticed(name, broken, check, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(explorer, name, broken)
+    page = Path(explore(toy[0], tmp_path / "page.html", say=lambda line: None).path).read_bytes()
+    given = {"tmp_path": tmp_path} if "tmp_path" in signature(check).parameters else {}
+    try:
+        with pytest.raises((AssertionError, ValueError, StopIteration)):
+            check((toy[0], page), **given)
+    finally:
+        if not toy[0].exists():
+            (tmp_path / "elsewhere").rename(toy[0])
 
 
 def test_meta_tells_all_that_the_page_wants_to_know(toy):
@@ -239,6 +271,11 @@ def test_a_model_too_large_is_kept_in_eight_bits_then_refused(tmp_path, monkeypa
         explore(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="--context"):
         explorer.refuse(DecoderConfig(vocab=9, **SHAPE | dict(context=4096)))
+
+
+def test_a_model_that_training_calls_explorable_fits():
+    room = explorer.LARGEST - explorer.WORDS - len(explorer.template().encode())
+    assert MOST_KEPT * 4 / 3 * 1.01 < room                              # one byte each, as base64, with their scales
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):

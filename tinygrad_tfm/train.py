@@ -111,7 +111,7 @@ class Result:
 
 
 EARLY = (0.01, 0.1, 0.3)                 # parts of the way at which weights are kept to look back at
-MOST_KEPT = 3_500_000                    # parameters of a model whose early weights are: what `explore` has room for
+MOST_KEPT = 3_300_000                    # parameters of a model whose early weights are: what `explore` has room for
 
 
 class Diverged(FloatingPointError):

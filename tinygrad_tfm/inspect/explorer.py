@@ -159,7 +159,7 @@ def fitting(model: Decoder, room: int, say: Callable[[str], None]) -> tuple[list
         if length(data) <= room:
             if kind == "int8":
                 say(f"WARNING: {model.size():,} parameters do not fit in 16 bits: the page keeps them in 8, and its "
-                    "logits differ from this model's by some hundredths")
+                    "logits may be some tenths away from this model's")
             return table, data
     raise ValueError(f"{model.size():,} parameters do not fit in a page of {LARGEST / 1e6:.0f} MB: explore a smaller "
                      "run, such as train --preset nanogpt-cpu makes, or one with a smaller --width or fewer --layers")

@@ -125,9 +125,9 @@ def norm(name: str, title: str, why: str) -> Callable[[DecoderConfig], Station]:
 
 def place_of_norm(step: str) -> Callable[[DecoderConfig], Station]:
     """The norm of a step of the block: before it, or behind its sum."""
-    before = norm("norm", f"Normalise before the {step}", "Only the direction of the {r:stream} is read, not how long "
+    before = norm("norm", f"Normalise before {step}", "Only the direction of the {r:stream} is read, not how long "
                   "it has grown. The {r:stream} itself is left untouched.")
-    behind = norm("norm", f"Normalise after the {step}", "In a post-norm model the sum itself is normalised: the "
+    behind = norm("norm", f"Normalise after {step}", "In a post-norm model the sum itself is normalised: the "
                   "{r:stream} never grows, but no gradient passes without this rule.")
     return lambda config: (before if config.pre_norm else behind)(config)
 
@@ -225,6 +225,9 @@ def up(config: DecoderConfig) -> Station:
         "was the input) × (how much was the unit to blame).")
 
 
+ACTIVATION_NAMES = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU", "silu": "SiLU"}
+
+
 def act(config: DecoderConfig) -> Station:
     """The bend."""
     rule = getattr(elementwise, config.activation)
@@ -235,7 +238,7 @@ def act(config: DecoderConfig) -> Station:
     code = inspect.getsource(rule).partition('"""\n')[2]
     value, _, back = inspect.cleandoc(code.replace("    return ", "return ")).rpartition(", lambda g: ")
     return station(
-        rule, config.activation.replace("_", " "), "Keep the answers that say yes",
+        rule, ACTIVATION_NAMES[config.activation], "Keep the answers that say yes",
         off + " Without this bend, up and down would collapse into one matrix.",
         said(rule, r"y = .*?(?=, Φ|: GELU|, also|\.  |, u)", *[r"u = √\(2/π\)\(x \+ 0.044715 x³\)"]
              * (config.activation == "gelu_tanh")),
@@ -284,7 +287,7 @@ def loss(config: DecoderConfig) -> Station:
 
 KINDS: dict[str, Callable[[DecoderConfig], Station]] = {
     "embed": embed, "norm1": place_of_norm("attention"), "qkv": qkv, "rotate": rotate, "scores": scores,
-    "pattern": pattern, "heads": heads, "out": out, "norm2": place_of_norm("feed-forward"), "up": up, "act": act,
+    "pattern": pattern, "heads": heads, "out": out, "norm2": place_of_norm("the feed-forward"), "up": up, "act": act,
     "down": down, "norm": norm("final norm", "Normalise once more", "The {r:stream} has grown layer by layer; only its "
                                "direction is compared with the characters."),
     "unembed": unembed, "loss": loss}

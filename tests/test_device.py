@@ -181,15 +181,15 @@ def test_a_run_on_the_device_leaves_what_a_run_on_the_host_leaves(runs):
     assert results["cuda"].device == "cuda"
     assert results["cuda"].val_loss == pytest.approx(results["cpu"].val_loss, rel=1e-6)
     names = [sorted(p.name for p in (folder / device).iterdir()) for device in ("cpu", "cuda")]
-    assert names[0] == names[1] and len(names[0]) == 4
+    assert names[0] == names[1] and len(names[0]) == 6
     assert (folder / "cpu/samples.txt").read_text() == (folder / "cuda/samples.txt").read_text()
-    for part in ("checkpoint", "resume"):
+    for part in ("checkpoint", "resume", "step-2", "step-6"):
         same_states(folder / f"cpu/{part}.safetensors", folder / f"cuda/{part}.safetensors", atol=1e-5)
 
 
 def test_ten_and_ten_more_are_twenty_to_the_bit(runs):
     folder, _ = runs
-    for part in ("checkpoint", "resume"):
+    for part in ("checkpoint", "resume", "step-2", "step-6"):
         same_states(folder / f"cuda/{part}.safetensors", folder / f"cuda, resumed/{part}.safetensors", atol=0)
 
 

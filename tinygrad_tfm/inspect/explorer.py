@@ -33,8 +33,8 @@ SLOW = 100_000_000                       # products of a whole window that take 
 CURVE = 600                              # points of the training curve: as many as a screen can show
 
 VIEWS = ("state", "words", "compute", "paint", "update", "dock", "predict", "guess", "heads", "operands", "attend",
-         "forward", "backward", "map", "panel", "weights", "walk", "lens", "blame", "step", "training", "selftest",
-         "figure", "start")              # in the order in which they build on each other
+         "forward", "backward", "backward_attention", "map", "panel", "weights", "walk", "lens", "blame", "step",
+         "training", "selftest", "figure", "start")        # in the order in which they build on each other
 
 SNAPSHOT = '<script type="text/plain" id="snapshot-{}">{}</script>\n'
 

@@ -28,9 +28,9 @@ sections.attend = () => {
 
 function drawHead(i = at(), j = keyOf(S.layer, at())) {
   const n = T(), l = S.layer, h = S.head, s = headScores(l, h), share = percent(weight(l, h, i, j));
-  const reader = `<b class="query">${quoted(char(i))}</b> at ${i}`, what = `<b class="key">${quoted(char(j))}</b> at ${j}`;
-  $("cap-big").innerHTML = `<b>Layer ${l + 1}, head ${h + 1}</b> (${s.name}). ${reader} gives <b>${share}</b> ` +
-    `of its attention to ${what}.`;
+  const named = (concept, t) => `<b class="${concept}">${quoted(char(t))}</b> at ${t}`;
+  $("cap-big").innerHTML = `<b>Layer ${l + 1}, head ${h + 1}</b> (${s.name}). ${named("query", i)} gives ` +
+    `<b>${share}</b> of its attention to ${named("key", j)}.`;
   paint($("big"), heat((a, b) => weight(l, h, a, b), n, [i, j]));
   $("big").setAttribute("aria-label", `Attention of layer ${l + 1} head ${h + 1}, ${n} by ${n}. ` +
     `${plain($("cap-big").innerHTML)} Arrow keys move the reader and the character read.`);
@@ -45,6 +45,7 @@ function drawHead(i = at(), j = keyOf(S.layer, at())) {
 
 const STEP = 16, BASE = 150; // of a character on the line, and the line's height
 const middle = t => (t + 0.5) * STEP;
+const SHARE = () => ({ "font-size": 12, "font-weight": 600, style: `fill:${ink.key}` });
 
 /** From reader i back to t, as thick as the share p it reads there. */
 function arc(i, t, p) {
@@ -57,8 +58,10 @@ function arc(i, t, p) {
 
 function drawArcs(i) {
   const p = t => weight(S.layer, S.head, i, t), top = range(i + 1).sort((a, b) => p(b) - p(a));
-  const frame = (t, look) => tag("rect", { x: t * STEP + 0.75, y: BASE + 0.75, width: STEP - 1.5, height: 24.5, rx: 3, ...look });
-  const text = (t, y, words, look) => tag("text", { x: middle(t), y: BASE + y, "text-anchor": "middle", ...look }, words);
+  const box = { y: BASE + 0.75, width: STEP - 1.5, height: 24.5, rx: 3 }, text = { "text-anchor": "middle" };
+  const frame = (t, look) => tag("rect", { x: t * STEP + 0.75, ...box, ...look });
+  const word = (t, y, c, look) => tag("text", { x: middle(t), y: BASE + y, ...text, ...look }, c);
+  const sign = t => ({ class: "mono", "font-size": 15, opacity: t > i && 0.35 });
   const read = [...top].reverse(); // the strongest comes last, on top
   const named = top.slice(0, 4).filter((t, n, all) => p(t) > 0.03 && all.slice(0, n).every(o => Math.abs(o - t) > 1));
   $("arcs").setAttribute("viewBox", `0 0 ${CONTEXT * STEP} ${BASE + 48}`);
@@ -66,9 +69,8 @@ function drawArcs(i) {
     join(read, t => frame(t, { fill: hex("key", 0.75 * Math.sqrt(p(t))) })),
     join(read.filter(t => p(t) >= 0.004), t => arc(i, t, p(t))),
     frame(i, { fill: "none", stroke: ink.query, "stroke-width": 2 }),
-    join(range(T()), t => text(t, 18, escape(glyph(char(t))), { class: "mono", "font-size": 15, opacity: t > i && 0.35 })),
-    join(named, t => text(t, 42, `${Math.round(100 * p(t))}%`,
-                          { "font-size": 12, "font-weight": 600, style: `fill:${ink.key}` }))].join("");
+    join(range(T()), t => word(t, 18, escape(glyph(char(t))), sign(t))),
+    join(named, t => word(t, 42, `${Math.round(100 * p(t))}%`, SHARE()))].join("");
   if (i === at()) reveal($("arcs").parentNode, (i + 0.5) / CONTEXT * $("arcs").clientWidth);
   const most = top.slice(0, 3).map(t => `${quoted(char(t))} at ${t} (${percent(p(t))})`).join(", ");
   $("cap-arcs").innerHTML = `What <b class="query">${quoted(char(i))}</b> at ${i} reads in head ` +
@@ -91,7 +93,7 @@ function startAttend() {
     const box = big.getBoundingClientRect(), i = Math.floor((event.clientY - box.top) / box.height * T());
     look(clamp(i, 0, T() - 1), columnOf(event, big, T()));
   };
-  big.onpointerleave = big.onblur = () => redraw("predict", "forward", "lens", "backward");
+  big.onpointerleave = big.onblur = () => update(); // the other sections follow when the hand rests
   big.onkeydown = event => {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!move) return;

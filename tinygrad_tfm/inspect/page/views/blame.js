@@ -33,8 +33,8 @@ function drawBlame() {
     tag("tr", { class: "text" }, head("the text") + join(range(n), i => tag("td", { "data-i": i }, mark(char(i)))));
   const order = range(n).sort((a, b) => blame[0][b] - blame[0][a]), total = blame[0].reduce((s, x) => s + x, 0) || 1;
   const share = i => `${quoted(char(i))} at ${i} (${Math.round(100 * blame[0][i] / total)} %)`;
-  $("cap-blame").innerHTML = "Who is to blame? The stronger the colour, the more the loss depends on the stream there " +
-    `(logarithmic). ${SPREAD[S.scope]} At the embedding, most lies on ` +
+  $("cap-blame").innerHTML = "Who is to blame? The stronger the colour, the more the loss depends on the stream " +
+    `there (logarithmic). ${SPREAD[S.scope]} At the embedding, most lies on ` +
     `<b class="grad">${order.slice(0, 3).map(share).join(", ")}</b>.`;
   reveal($("blame").parentNode, $("blame").rows[0].cells[t + 1].offsetLeft);
 }
@@ -43,8 +43,9 @@ function drawBlame() {
 
 /** [label, name in the model, kind of station, concept]; % stands for a block. */
 const GROUPS = [
-  ["norm 1", "%norms.0", "norm1"], ["query", "%attention.query", "qkv", "query"], ["key", "%attention.key", "qkv", "key"],
-  ["value", "%attention.value", "qkv", "value"], ["out", "%attention.out", "out"], ["norm 2", "%norms.1", "norm2"],
+  ["norm 1", "%norms.0", "norm1"], ["query", "%attention.query", "qkv", "query"],
+  ["key", "%attention.key", "qkv", "key"], ["value", "%attention.value", "qkv", "value"],
+  ["out", "%attention.out", "out"], ["norm 2", "%norms.1", "norm2"],
   ["up", "%feed_forward.up", "up", "feed"], ["down", "%feed_forward.down", "down", "feed"],
   [config.tied ? "embedding (tied)" : "embedding", "embed", "embed"],
   ["positions", "positions", model.positions === "relative" ? "scores" : "embed"],
@@ -62,12 +63,14 @@ function drawGroups() {
   const cell = ([label, name, kind], l) => {
     const x = groupNorm(inBlock(name, l)), width = 100 * clamp(1 + Math.log10(Math.max(1e-12, x / most)) / 3, 0.02, 1);
     const stop = STOPS.findIndex(s => s.kind === kind && (s.l === undefined || s.l === l));
-    const bar = tag("i", { style: `width:${fix(width)}%` });
-    return tag("td", {}, tag("button", { type: "button", "data-stop": stop, title: `${label}: walk there` }, num(x, 2) + bar));
+    const bar = tag("i", { style: `width:${fix(width)}%` }), title = `${label}: walk there`;
+    return tag("td", {}, tag("button", { type: "button", "data-stop": stop, title }, num(x, 2) + bar));
   };
-  $("groups").innerHTML = `<thead><tr><td></td>${join(range(L), l => tag("th", { scope: "col" }, depth(l + 1)))}</tr></thead><tbody>` +
-    join(there, group => tag("tr", {}, tag("th", { scope: "row", class: group[3] }, group[0]) +
-      join(layers(group[1]), l => cell(group, l)))) + "</tbody>";
+  const head = join(range(L), l => tag("th", { scope: "col" }, depth(l + 1)));
+  const line = group => tag("th", { scope: "row", class: group[3] }, group[0]) +
+    join(layers(group[1]), l => cell(group, l));
+  $("groups").innerHTML = `<thead><tr><td></td>${head}</tr></thead>` +
+    tag("tbody", {}, join(there, group => tag("tr", {}, line(group))));
   $("cap-groups").innerHTML = `Gradient norm of each group of weights, ‖<b class="grad">g</b>‖ = ` +
     `<b>${num(Math.sqrt(gradientSquare()))}</b> in all; bars are logarithmic. Click one to walk there.`;
 }

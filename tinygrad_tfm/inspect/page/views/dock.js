@@ -1,4 +1,5 @@
-/* dock.js: the prompt, the strip of characters the model sees, and drawing one after the other. Read next: predict.js. */
+/* dock.js: the prompt, the strip of characters the model sees, and drawing one after the other.
+   Read next: predict.js. */
 
 /** The surprise of the character at i, in bits: −log₂ of what the model gave it. */
 const surprise = (i, tr = trace) => (i ? -Math.log2(tr.probs[(i - 1) * V + S.ids[i]]) : 0);

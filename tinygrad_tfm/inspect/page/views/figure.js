@@ -5,16 +5,15 @@ const clear = c => c === "transparent" || /, 0\)$|\/ 0\)$/.test(c);
 
 /** The pen of paint.js, writing SVG into a list. */
 const svgPen = out => ({
-  rect(x, y, w, h, fill) {
-    if (w > 0 && h > 0) out.push(`<rect x="${fix(x)}" y="${fix(y)}" width="${fix(w)}" height="${fix(h)}" fill="${fill}"/>`);
+  rect(x, y, width, height, fill) {
+    if (width > 0 && height > 0) out.push(tag("rect", { x, y, width, height, fill }));
   },
-  frame(x, y, w, h, stroke) {
-    out.push(`<rect x="${fix(x)}" y="${fix(y)}" width="${fix(w)}" height="${fix(h)}" fill="none" stroke="${stroke}" ` +
-      `stroke-width="1.5"/>`);
+  frame(x, y, width, height, stroke) {
+    out.push(tag("rect", { x, y, width, height, fill: "none", stroke, "stroke-width": 1.5 }));
   },
   letter(c, x, y, size, fill) {
-    out.push(`<text x="${fix(x)}" y="${fix(y)}" font-family="${escape(MONO)}" font-size="${fix(size)}" fill="${fill}" ` +
-      `text-anchor="middle">${escape(c)}</text>`);
+    const look = { "font-family": MONO, "font-size": size, "text-anchor": "middle" };
+    out.push(tag("text", { x, y, fill, ...look }, escape(c)));
   },
   cells(n, side, shade) {
     const cell = side / n, part = x => Math.round(x).toString(16).padStart(2, "0");
@@ -24,17 +23,17 @@ const svgPen = out => ({
   },
 });
 
+const KEPT = ["fill", "stroke", "stroke-width", "font-family", "font-size", "font-weight"];
 /** A nested drawing with the styles it has here written into it. */
 function nested(svg, box) {
   const copy = svg.cloneNode(true), was = svg.querySelectorAll("*");
   copy.querySelectorAll("*").forEach((e, i) => {
     const style = getComputedStyle(was[i]);
-    for (const p of ["fill", "stroke", "stroke-width", "font-family", "font-size", "font-weight"]) e.style[p] = style[p];
+    for (const property of KEPT) e.style[property] = style[property];
     for (const name of ["class", "data-n", "id"]) e.removeAttribute(name);
   });
-  const [, , w, h] = (svg.getAttribute("viewBox") || `0 0 ${box.width} ${box.height}`).split(" ");
-  return `<svg x="${fix(box.x)}" y="${fix(box.y)}" width="${fix(box.width)}" height="${fix(box.height)}" ` +
-    `viewBox="0 0 ${w} ${h}">${new XMLSerializer().serializeToString(copy).replace(/^<svg[^>]*>|<\/svg>$/g, "")}</svg>`;
+  const inside = new XMLSerializer().serializeToString(copy).replace(/^<svg[^>]*>|<\/svg>$/g, "");
+  return tag("svg", { ...box, viewBox: svg.getAttribute("viewBox") }, inside);
 }
 
 /** The figure as the text of an SVG file. */
@@ -54,8 +53,8 @@ function svgOf(figure) {
       const r = range.getBoundingClientRect();
       if (!r.width) continue;
       const box = place(r), size = parseFloat(style.fontSize), base = box.y + box.height / 2 + size * 0.36;
-      out.push(`<text x="${fix(box.x)}" y="${fix(base)}" font-family="${escape(style.fontFamily)}" font-size="${fix(size)}" ` +
-        `font-weight="${style.fontWeight}" font-style="${style.fontStyle}" fill="${style.color}">${escape(word)}</text>`);
+      out.push(tag("text", { x: box.x, y: base, fill: style.color, "font-family": style.fontFamily, "font-size": size,
+                             "font-weight": style.fontWeight, "font-style": style.fontStyle }, escape(word)));
     }
   }
   function walk(element) {
@@ -64,10 +63,9 @@ function svgOf(figure) {
     const box = element === figure ? { x: 0, y: 0, width: r.width, height: r.height } : place(r);
     const edge = parseFloat(style.borderTopWidth), edged = edge > 0 && !clear(style.borderTopColor);
     if (!clear(style.backgroundColor) || edged) {
-      const round = Math.min(parseFloat(style.borderTopLeftRadius) || 0, box.height / 2);
-      out.push(`<rect x="${fix(box.x)}" y="${fix(box.y)}" width="${fix(box.width)}" height="${fix(box.height)}" ` +
-        `rx="${fix(round)}" fill="${clear(style.backgroundColor) ? "none" : style.backgroundColor}" ` +
-        (edged ? `stroke="${style.borderTopColor}" stroke-width="${edge}"/>` : "/>"));
+      const rx = Math.min(parseFloat(style.borderTopLeftRadius) || 0, box.height / 2);
+      const fill = clear(style.backgroundColor) ? "none" : style.backgroundColor;
+      out.push(tag("rect", { ...box, rx, fill, stroke: edged && style.borderTopColor, "stroke-width": edged && edge }));
     }
     if (element instanceof SVGSVGElement) return out.push(nested(element, box));
     if (element.painter) {
@@ -81,16 +79,18 @@ function svgOf(figure) {
     }
   }
   walk(figure);
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${Math.ceil(width)}" height="${Math.ceil(height)}" ` +
-    `viewBox="0 0 ${Math.ceil(width)} ${Math.ceil(height)}"><rect width="100%" height="100%" fill="${ink.paper}"/>` +
-    `${out.join("\n")}</svg>\n`;
+  [width, height] = [Math.ceil(width), Math.ceil(height)];
+  const paper = tag("rect", { width, height, fill: ink.paper });
+  const whole = { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}` };
+  return tag("svg", whole, paper + out.join("\n")) + "\n";
 }
 
 /** Every figure gets a button that hands the file over. */
 function addSaveButtons() {
   document.querySelectorAll("figure").forEach(figure => {
     const button = document.createElement("button"), name = figure.dataset.name;
-    Object.assign(button, { type: "button", className: "quiet save", textContent: "SVG", title: "Save this figure as SVG" });
+    Object.assign(button, { type: "button", className: "quiet save", textContent: "SVG" });
+    button.title = "Save this figure as SVG";
     button.setAttribute("aria-label", `Save the figure “${name}” as SVG`);
     button.onclick = () => {
       const url = URL.createObjectURL(new Blob([svgOf(figure)], { type: "image/svg+xml" }));

@@ -1,11 +1,14 @@
 /* forward.js: the strips of every station of the walk forward: what goes in, what comes out, and how each number is
    made. Read next: backward.js. */
 
+const READ = model.pre ? "the normalised stream" : "the stream"; // what attention and feed-forward read
+
 const FORWARD = {
   embed(_, t) {
     const c = char(t), scale = model.embedScale, x = row(trace.resid[0], t, D);
     const E = row(model.w["embed.weight"], S.ids[t], D), P = addsPlaces() && row(model.w["positions.weight"], t, D);
-    const read = d => `{r:x}₀[${d}] = E[${quoted(c)}][${d}]${scale === 1 ? "" : "·√D"}${P ? ` + P[${t}][${d}]` : ""} = ` +
+    const place = d => (P ? ` + P[${t}][${d}]` : "");
+    const read = d => `{r:x}₀[${d}] = E[${quoted(c)}][${d}]${scale === 1 ? "" : "·√D"}${place(d)} = ` +
       `${num(E[d])}${scale === 1 ? "" : `·${num(scale, 6)}`}${P ? plus(P[d]) : ""} = <b>${num(x[d])}</b>`;
     return [makeStrip(`row ${quoted(c)} of E`, "what it is", E, "resid", read),
             ...(P ? [makeStrip(`row ${t} of P`, "where it is", P, "resid", read)] : []),
@@ -28,7 +31,7 @@ const FORWARD = {
       const read = productRead(label, values, y, l, "attention." + name, D, "y");
       return makeStrip(`{${name[0]}:${name}}`, `${plural(H, "head")} of ${K}`, values, name, read, headMarks());
     });
-    return [makeStrip("y", model.pre ? "the normalised stream" : "the stream", y, "resid", null, { axis: "y" }), ...three];
+    return [makeStrip("y", READ, y, "resid", null, { axis: "y" }), ...three];
   },
 
   rotate({ l }, t) {
@@ -57,13 +60,15 @@ const FORWARD = {
   },
 
   pattern({ l }, t, j) {
-    const A = trace.blocks[l], here = cut(A.scores, t).subarray(0, t + 1), p = cut(A.pattern, t), max = Math.max(...here);
+    const A = trace.blocks[l], here = cut(A.scores, t).subarray(0, t + 1), p = cut(A.pattern, t);
+    const max = Math.max(...here), power = i => `${plain(num(here[i]))} − ${plain(factor(max))}`;
     const e = here.map(x => Math.exp(x - max)), z = e.reduce((s, x) => s + x, 0), marks = textMarks(t, j);
     const read = i => i > t ? `p(${t},${i}) = 0: masked`
-      : `p(${t},${i}) = e<sup>score − max</sup>/Σ = e<sup>${plain(num(here[i]))} − ${plain(factor(max))}</sup>/${num(z)} = ` +
+      : `p(${t},${i}) = e<sup>score − max</sup>/Σ = e<sup>${power(i)}</sup>/${num(z)} = ` +
         `${num(e[i])}/${num(z)} = <b>${num(p[i])}</b>`;
     return [makeStrip("scores", "any number", overText(here, t), "query", read, marks),
-            makeStrip("e<sup>score − max</sup>", `sum ${num(z)}`, overText(e, t), "query", read, { ...marks, unsigned: true }),
+            makeStrip("e<sup>score − max</sup>", `sum ${num(z)}`, overText(e, t), "query", read,
+                      { ...marks, unsigned: true }),
             makeStrip("pattern", "sum 1", overText(p, t), "query", read, { ...marks, unsigned: true, max: 1 })];
   },
 
@@ -71,12 +76,13 @@ const FORWARD = {
     const A = trace.blocks[l], p = cut(A.pattern, t), v = headOf(A.value, j), z = headOf(A.heads, t);
     const muted = model.muted.has(l * H + S.head), shares = { ...textMarks(t, j), unsigned: true, max: 1 };
     const mix = c => range(t + 1).map(i => [p[i], A.value[i * D + S.head * K + c], quoted(char(i))]);
-    return [makeStrip("pattern", "touch to choose whose value", overText(p, t), "query", i => i > t ? "masked"
-              : `{v:v} of ${quoted(char(i))} at ${i} counts <b>${percent(p[i])}</b>`, shares),
+    const readP = i => i > t ? "masked" : `{v:v} of ${quoted(char(i))} at ${i} counts <b>${percent(p[i])}</b>`;
+    const readZ = c => muted ? `z[${c}] = 0: this head is muted`
+      : `z[${c}] = Σ<sub>j</sub> p[j]·{v:v}<sub>j</sub>[${c}] = ${sum(mix(c))} = <b>${num(z[c])}</b>`;
+    return [makeStrip("pattern", "touch to choose whose value", overText(p, t), "query", readP, shares),
             makeStrip(`{v:v} of ${quoted(char(j))}`, `position ${j}, counts ${percent(p[j])}`, v, "value",
                       c => `{v:v}<sub>${j}</sub>[${c}] = <b>${num(v[c])}</b>`),
-            makeStrip("z", muted ? "the mix, muted" : "the mix", z, "value", c => muted ? `z[${c}] = 0: this head is muted`
-              : `z[${c}] = Σ<sub>j</sub> p[j]·{v:v}<sub>j</sub>[${c}] = ${sum(mix(c))} = <b>${num(z[c])}</b>`)];
+            makeStrip("z", muted ? "the mix, muted" : "the mix", z, "value", readZ)];
   },
 
   out({ l }, t) {
@@ -89,8 +95,8 @@ const FORWARD = {
 
   up({ l }, t) {
     const A = trace.blocks[l], y = row(A.feedIn, t, D), u = row(A.up, t, F);
-    return [makeStrip("y", model.pre ? "the normalised stream" : "the stream", y, "resid", null),
-            makeStrip("{f:u}", `${F} hidden units`, u, "feed", productRead("{f:u}", u, y, l, "feed_forward.up", F, "y"))];
+    const read = productRead("{f:u}", u, y, l, "feed_forward.up", F, "y");
+    return [makeStrip("y", READ, y, "resid"), makeStrip("{f:u}", `${F} hidden units`, u, "feed", read)];
   },
 
   act({ l }, t) {
@@ -102,8 +108,9 @@ const FORWARD = {
 
   down({ l }, t) {
     const A = trace.blocks[l], a = row(A.act, t, F), o = row(A.down, t, D);
+    const read = productRead("down", o, a, l, "feed_forward.down", D, "a");
     return [makeStrip("{f:a}", `${F} hidden units`, a, "feed", null),
-            makeStrip("down", "what feed-forward adds", o, "feed", productRead("down", o, a, l, "feed_forward.down", D, "a")),
+            makeStrip("down", "what feed-forward adds", o, "feed", read),
             ...added(row(A.middle, t, D), o, row(A.sum2, t, D))];
   },
 
@@ -118,7 +125,8 @@ const FORWARD = {
   loss(_, t) {
     const z = row(trace.logits, t, V), p = row(trace.probs, t, V), log = trace.logZ[t];
     const read = v => `p(${quoted(characters[v])}) = e<sup>logit</sup>/Σ e<sup>logit</sup> = ` +
-      `e<sup>${plain(num(z[v]))} − ${plain(factor(log))}</sup> = <b>${num(p[v])}</b>, it would cost −ln p = <b>${num(log - z[v])}</b>`;
+      `e<sup>${plain(num(z[v]))} − ${plain(factor(log))}</sup> = <b>${num(p[v])}</b>, ` +
+      `it would cost −ln p = <b>${num(log - z[v])}</b>`;
     return [makeStrip("logits", "any number", z, "prob", read, { labels: characters }),
             makeStrip("probability", "sum 1", p, "prob", read, { labels: characters, unsigned: true })];
   },
@@ -128,5 +136,8 @@ for (const kind of ["norm1", "norm2"]) FORWARD[kind] = FORWARD.norm;
 /** Are positions a table that is added to the stream? */
 const addsPlaces = () => Boolean(model.w["positions.weight"]) && model.positions !== "relative";
 /** The stream before and after something was added. */
-const added = (x, o, y) => [makeStrip("{r:x} before", "the stream", x, "resid", d => `{r:x}[${d}] = <b>${num(x[d])}</b>`),
-  makeStrip("{r:x} after", "their sum", y, "resid", d => `{r:x}[${d}] ← ${num(x[d])} + ${factor(o[d])} = <b>${num(y[d])}</b>`)];
+function added(x, o, y) {
+  const read = d => `{r:x}[${d}] ← ${num(x[d])} + ${factor(o[d])} = <b>${num(y[d])}</b>`;
+  return [makeStrip("{r:x} before", "the stream", x, "resid", d => `{r:x}[${d}] = <b>${num(x[d])}</b>`),
+          makeStrip("{r:x} after", "their sum", y, "resid", read)];
+}

@@ -44,15 +44,16 @@ function drawGuess() {
   $("o-sure").textContent = `${$("sure").value} %`;
   $("guess-text").innerHTML = join(ids.slice(from, next), v => mark(characters[v])) + "<i>?</i>";
   $("guess-last").innerHTML = last ? verdict(last) : `The passage is ${passages().whose}. What comes next?`;
-  $("guess-score").innerHTML = pairsOf({ "guesses": rounds, "you pay, on average": each(mine), "the model pays": each(its),
-                                         "guessing evenly costs": `${Math.log2(V).toFixed(2)} bits` });
+  $("guess-score").innerHTML = pairsOf({ "guesses": rounds, "you pay, on average": each(mine),
+    "the model pays": each(its), "guessing evenly costs": `${Math.log2(V).toFixed(2)} bits` });
 }
 
 function verdict({ v, truth, mine, its, p }) {
   const right = v === truth, top = range(V).sort((a, b) => p[b] - p[a]).slice(0, 3);
   const said = top.map(c => `${quoted(characters[c])} ${percent(p[c])}`).join(", ");
-  return `${tag("span", { class: right ? "ok" : "bad" }, right ? "✓" : "✗")} It was <b>${quoted(characters[truth])}</b>` +
-    `${right ? "" : `, you said ${quoted(characters[v])}`}: ${mine.toFixed(1)} bits for you, ` +
+  const sign = tag("span", { class: right ? "ok" : "bad" }, right ? "✓" : "✗");
+  const yours = right ? "" : `, you said ${quoted(characters[v])}`;
+  return `${sign} It was <b>${quoted(characters[truth])}</b>${yours}: ${mine.toFixed(1)} bits for you, ` +
     `${its.toFixed(1)} for the model, which said ${said}.`;
 }
 

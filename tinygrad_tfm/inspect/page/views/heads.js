@@ -48,7 +48,7 @@ function inductionScores() {
   return score;
 }
 
-/** Share of a head's attention on each feature, its entropy and the most it could be, and a name for what stands out. */
+/** Share of a head's attention on each feature, its entropy and the most it could be; a name for what stands out. */
 function headScores(l, h) {
   const n = T(), pattern = trace.blocks[l].pattern, { bits, even } = pairFeatures(), mass = FEATURES.map(() => 0);
   let spread = 0, most = 0;

@@ -53,8 +53,9 @@ function drawBlock(l, tint) {
   const { sum1, sum2, from, width } = PLAN, x = edge(l);
   const arm = (a, b, sum, y) => {
     const bend = y < MID ? 20 : -20, back = sum - 12;
-    return tag("path", { fill: "none", stroke: tint, "stroke-width": 1.6, opacity: 0.55,
-      d: `M${a},${MID} C${a},${y + bend} ${a + 2},${y} ${b},${y} H${back} C${sum - 2},${y} ${sum},${y + bend} ${sum},${MID}` });
+    const d = `M${a},${MID} C${a},${y + bend} ${a + 2},${y} ${b},${y} H${back} ` +
+      `C${sum - 2},${y} ${sum},${y + bend} ${sum},${MID}`;
+    return tag("path", { d, fill: "none", stroke: tint, "stroke-width": 1.6, opacity: 0.55 });
   };
   const word = (dx, y, text, bold) => tag("text", { x: x + dx, y, "font-size": 12, "font-weight": bold }, text);
   return tag("rect", { x: x - 4, y: 8, width: width - 4, height: 186, rx: 9, fill: ink.wash }) +
@@ -72,9 +73,9 @@ function sumSign(x, tint) {
 function drawStop(n, way, share) {
   const stop = STOPS[n], [cx, y] = place(stop), back = way === "backward", three = stop.kind === "qkv" && !back;
   const r = back ? 3.5 + 5.5 * Math.max(0, 1 + Math.log10(Math.max(1e-9, share)) / 4) : 6.5;
-  const dots = three
-    ? join(["query", "key", "value"], (q, i) => tag("circle", { class: "dot", cx, cy: y + 10 * i - 10, r: 4.6, fill: ink[q] }))
-    : tag("circle", { class: "dot", cx, cy: y, r, fill: ink[back ? "grad" : hueOf(stop)], stroke: ink.card, "stroke-width": 1.5 });
+  const dot = (cy, r, name) => tag("circle", { class: "dot", cx, cy, r, fill: ink[name], stroke: ink.card });
+  const dots = three ? join(["query", "key", "value"], (name, i) => dot(y + 10 * i - 10, 5, name))
+    : dot(y, r, back ? "grad" : hueOf(stop));
   const ring = n === S.stop[way] ? tag("circle", { class: "ring", cx, cy: y, r: three ? 19 : 12 }) : "";
   const hand = tag("rect", { x: cx - 11, y: y - 18, width: 22, height: 36, fill: "transparent" });
   return tag("g", { class: "stop", "data-n": n }, tag("title", {}, stopName(stop)) + hand + dots + ring);
@@ -84,14 +85,15 @@ function drawMap(way) {
   const svg = $("map-" + way), t = at(), back = way === "backward", X = back ? G.acts : trace;
   const tint = ink[back ? "grad" : "resid"], pieces = stream(X, t), most = Math.max(1e-30, ...pieces.map(p => p[2]));
   const flows = STOPS.map(s => flow(X, s, t)), top = Math.max(1e-30, ...flows), p = row(trace.probs, t, V);
-  const text = (x, dy, size, words, more) => tag("text", { x, y: MID + dy, "text-anchor": "middle", "font-size": size, ...more }, words);
+  const text = (x, dy, size, words, more) =>
+    tag("text", { x, y: MID + dy, "text-anchor": "middle", "font-size": size, ...more }, words);
   const end = (x, c, small) => text(x, 34, 17, escape(c), { class: "mono" }) + text(x, 52, 11.5, small);
-  const goal = back ? targets()[t] : best(p);
+  const thick = share => ({ stroke: tint, "stroke-width": 1.5 + 13 * share }), goal = back ? targets()[t] : best(p);
   svg.setAttribute("viewBox", `0 0 ${WIDTH} 200`);
   Object.assign(svg.style, { minWidth: `${Math.round(0.86 * WIDTH)}px`, maxWidth: `${Math.round(1.15 * WIDTH)}px` });
   svg.innerHTML = [
     join(range(L), l => drawBlock(l, tint)),
-    join(pieces, ([x1, x2, n]) => tag("line", { x1, x2, y1: MID, y2: MID, stroke: tint, "stroke-width": 1.5 + 13 * n / most },
+    join(pieces, ([x1, x2, n]) => tag("line", { x1, x2, y1: MID, y2: MID, ...thick(n / most) },
                                       tag("title", {}, `norm ${plain(num(n))}`))),
     join(range(L), l => sumSign(edge(l) + PLAN.sum1, tint) + sumSign(edge(l) + PLAN.sum2, tint)),
     join(range(STOPS.length), n => drawStop(n, way, flows[n] / top)),

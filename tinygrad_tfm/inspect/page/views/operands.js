@@ -34,9 +34,10 @@ const productBackRead = (out, gx, g, l, name, m, straight) => i => {
 const scoreRead = (l, i) => j => {
   if (j > i) return `score(${i},${j}) = −∞: ${quoted(char(j))} lies in the future`;
   const A = trace.blocks[l], q = headOf(A.query, i), k = headOf(A.key, j), score = cut(A.scores, i)[j];
-  const far = scoreBias(model, S.head, i - j), name = model.positions === "alibi" ? " − m·distance" : " + b[distance]";
-  return colour(`score(${i},${j}) = {q:q}·{k:k}/√${K}${far ? name : ""} = ` +
-    `(${sum(range(K).map(c => [q[c], k[c]]))})/${ROOT().toFixed(3)}${far ? plus(far) : ""} = <b>${num(score)}</b>`);
+  const far = scoreBias(model, S.head, i - j);
+  const name = { alibi: " − m·distance", relative: " + b[distance]" }[model.positions];
+  return colour(`score(${i},${j}) = {q:q}·{k:k}/√${K}${name || ""} = ` +
+    `(${sum(range(K).map(c => [q[c], k[c]]))})/${ROOT().toFixed(3)}${name ? plus(far) : ""} = <b>${num(score)}</b>`);
 };
 
 /** The parts of a norm at position t: trace `N`, gain and bias. */
@@ -50,15 +51,16 @@ function normAt({ kind, l }, t) {
 // ---- what a station is called ---------------------------------------------------------------------------------------
 
 /** The words of a station, as the rules of the library have them. */
-const WORDS = ({ kind }) => ({ name: kind, title: kind, why: "", equation: "", code: "", back_equation: "", back_code: "",
-  back_why: "", file: "", line: 0, ...(META.stations || {})[kind] });
-const HUES = { qkv: "query", rotate: "query", scores: "query", pattern: "query", heads: "value", up: "feed", act: "feed",
-               down: "feed", unembed: "prob", loss: "prob" };
+const SILENT = { why: "", equation: "", code: "", back_equation: "", back_code: "", back_why: "", file: "", line: 0 };
+const WORDS = ({ kind }) => ({ name: kind, title: kind, ...SILENT, ...(META.stations || {})[kind] });
+const HUES = { qkv: "query", rotate: "query", scores: "query", pattern: "query", heads: "value", up: "feed",
+               act: "feed", down: "feed", unembed: "prob", loss: "prob" };
 const hueOf = ({ kind }) => HUES[kind] || "resid";
 const FEED = ["up", "act", "down"];
 /** Is this station on the feed-forward's side of its block? */
 const fed = ({ kind }) => FEED.includes(kind) || kind === "norm2";
-const stopName = stop => (stop.l === undefined ? "" : `layer ${stop.l + 1} · ${fed(stop) ? "feed-forward" : "attention"} · `) +
+const sideOf = stop => (fed(stop) ? "feed-forward" : "attention");
+const stopName = stop => (stop.l === undefined ? "" : `layer ${stop.l + 1} · ${sideOf(stop)} · `) +
   escape(WORDS(stop).name);
 /** The function of model.js that computes a station, for those who want to read it. */
 const WHERE = {

@@ -76,7 +76,7 @@ const strip = (s, chosen) => (pen, w, h) => {
 
 // ---- a causal matrix ------------------------------------------------------------------------------------------------
 
-/** Weights in [0, 1], readers downwards; the root makes small ones visible. `cross` marks a reader and what it reads. */
+/** Weights in [0, 1], readers downwards; the root makes small ones visible. `cross`: a reader, and what it reads. */
 const heat = (get, n, cross) => (pen, side) => {
   const card = rgb("card"), wash = rgb("wash"), full = rgb("query"), cell = side / n;
   pen.cells(n, side, (i, j) => {
@@ -99,8 +99,8 @@ function tinted(name, alpha) {
   const back = rgb("card"), front = rgb(name);
   for (let a = clamp(alpha, 0, 1); ; a = Math.max(0, a - 0.02)) {
     const mix = luminance(front.map((v, i) => a * v + (1 - a) * back[i]));
-    const [on, text] = ["card", "ink"].map(c => [contrast(luminance(rgb(c)), mix), ink[c]]).sort((x, y) => y[0] - x[0])[0];
-    if (on >= 4.6 || a === 0) return `background:${hex(name, a)};color:${text}`;
+    const text = ["card", "ink"].map(c => ({ on: contrast(luminance(rgb(c)), mix), c })).sort((x, y) => y.on - x.on)[0];
+    if (text.on >= 4.6 || a === 0) return `background:${hex(name, a)};color:${ink[text.c]}`;
   }
 }
 

@@ -40,13 +40,17 @@ function fillStrips(way, stop, strips, box, out) {
 
 function panelHead(way, stop, t) {
   const back = way === "backward", n = S.stop[way], last = STOPS.length - 1, walks = playing === way;
-  const button = (k, words, sign, more) => tag("button", { type: "button", "data-k": k, "aria-label": words, ...more }, sign);
-  const where = `${stopName(stop)} · position ${t}, ${quoted(char(t))} · station ${back ? last - n + 1 : n + 1} of ${last + 1}`;
+  const button = (k, words, sign, more) =>
+    tag("button", { type: "button", "data-k": k, "aria-label": words, ...more }, sign);
+  const step = (k, by, words, sign, main, end) => // one button leads on, the other back
+    button(k, words, sign, { "data-go": by, class: main && "main", disabled: n === end });
+  const where = `${stopName(stop)} · position ${t}, ${quoted(char(t))} · ` +
+    `station ${back ? last - n + 1 : n + 1} of ${last + 1}`;
   return tag("div", { class: "panel-head" },
-    button("prev", back ? "Further back" : "Previous station", "←", { "data-go": -1, class: back && "main", disabled: n === 0 }) +
+    step("prev", -1, back ? "Further back" : "Previous station", "←", back, 0) +
     tag("div", { class: "grow" }, tag("h3", {}, escape(WORDS(stop).title)) + tag("small", {}, where)) +
     button("play", walks ? "Stop walking" : "Walk by itself", walks ? "❚❚" : "▶", { "data-play": way }) +
-    button("next", back ? "Towards the loss" : "Next station", "→", { "data-go": 1, class: !back && "main", disabled: n === last }));
+    step("next", 1, back ? "Towards the loss" : "Next station", "→", !back, last));
 }
 
 /** Why, equation and source, in the library's own words; and which function computes it in this page. */
@@ -60,8 +64,10 @@ function ruleOf(way, stop) {
     (part("equation") && tag("div", {}, text(part("equation")))) + source + tag("small", {}, there + here)));
 }
 
-const headPick = () => tag("div", { class: "pick" }, "head " + join(range(H), h =>
-  tag("button", { type: "button", "data-k": `head${h}`, "data-head": h, "aria-pressed": String(h === S.head) }, h + 1)));
+function headPick() {
+  const look = h => ({ type: "button", "data-k": `head${h}`, "data-head": h, "aria-pressed": String(h === S.head) });
+  return tag("div", { class: "pick" }, "head " + join(range(H), h => tag("button", look(h), h + 1)));
+}
 
 function stripRow(s, w) {
   const div = document.createElement("div"), n = s.values.length;

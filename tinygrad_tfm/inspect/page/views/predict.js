@@ -4,7 +4,8 @@ const entropy = q => q.reduce((s, x) => s - (x > 0 ? x * Math.log2(x) : 0), 0);
 
 sections.predict = () => {
   const t = at(), raw = row(trace.probs, t, V), { p, kept } = nextDistribution(t);
-  const next = t < T() - 1 ? S.ids[t + 1] : -1, frames = changed() ? "before your changes" : "itself, before temperature and cuts";
+  const next = t < T() - 1 ? S.ids[t + 1] : -1;
+  const frames = changed() ? "before your changes" : "itself, before temperature and cuts";
   $("cap-bars").innerHTML = next < 0
     ? `After the whole text. Bars: what is drawn from. <b>Frames</b>: the model ${frames}.`
     : `After ${quoted(char(t))} at position ${t}. The text goes on with <b>${quoted(characters[next])}</b> ` +
@@ -26,7 +27,7 @@ function drawBars(p, raw, frames, next) {
   const top = Math.max(0.02, ...p, ...frames);
   const span = (name, x) => tag("span", { class: name, style: `width:${fix(100 * x / top)}%` });
   $("bars").innerHTML = join(show, v => tag("li",
-    { class: [p[v] === 0 && "cut", v === next && "true"].filter(Boolean).join(" ") || false,
+    { class: classes({ cut: p[v] === 0, true: v === next }),
       "aria-label": `${spoken(characters[v])}: ${percent(p[v])}` },
     tag("span", { class: "ch" }, mark(characters[v])) +
     tag("span", { class: "track" }, span("fill", p[v]) + span("raw", frames[v])) +

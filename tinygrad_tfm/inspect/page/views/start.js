@@ -1,6 +1,7 @@
 /* start.js: the page as it opens, and everything that belongs to no single section. This is the last file. */
 
-const nextTheme = () => ({ auto: "light", light: "dark", dark: "auto" })[document.documentElement.dataset.theme || "auto"];
+const themeNow = () => document.documentElement.dataset.theme || "auto";
+const nextTheme = () => ({ auto: "light", light: "dark", dark: "auto" })[themeNow()];
 function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
@@ -21,12 +22,12 @@ function writeFacts() {
   const { steps: count, corpus, seconds } = META.run || {};
   const time = seconds < 90 ? plural(Math.round(seconds), "second") : plural(Math.round(seconds / 60), "minute");
   const run = count && `${count.toLocaleString("en-GB")} steps on ${corpus}${seconds ? ` in ${time}` : ""}`;
-  const facts = [plural(L, "layer"), plural(H, "head"), `width ${D}`, `context ${CONTEXT}`, plural(V, "character"), run];
+  const facts = [plural(L, "layer"), plural(H, "head"), `width ${D}`, `context ${CONTEXT}`, `${V} characters`, run];
   $("fact-params").textContent = config.params.toLocaleString("en-GB");
   $("facts").textContent = facts.filter(Boolean).join(" · ");
   document.querySelectorAll(".size-D").forEach(e => { e.textContent = D; });
-  const letters = [["T", "time: characters it sees", CONTEXT], ["D", "width of the stream", D], ["H", "heads", H], ["L", "layers", L],
-                   ["K", "width of a head", K], ["F", "hidden units", F], ["V", "characters it knows", V]];
+  const letters = [["T", "time: characters it sees", CONTEXT], ["D", "width of the stream", D], ["H", "heads", H],
+                   ["L", "layers", L], ["K", "width of a head", K], ["F", "hidden units", F], ["V", "alphabet", V]];
   $("letters").innerHTML = join(letters, ([letter, ...rest]) =>
     tag("tr", {}, tag("th", { scope: "row" }, letter) + join(rest, x => tag("td", {}, x))));
 }
@@ -96,7 +97,7 @@ function start() {
   $("theme").onclick = () => setTheme(nextTheme());
   $("link").onclick = copyLink;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); redraw(); });
-  let width = innerWidth; //                       on a phone the height changes all the time, the width when it is turned
+  let width = innerWidth; // on a phone the height changes all the time, the width when it is turned
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
   addEventListener("hashchange", enter);
 }
@@ -105,7 +106,8 @@ start();
 /** For the curious, in the browser's console: explorer.S, explorer.trace, explorer.model … */
 const live = { model: () => model, trace: () => trace, G: () => G, generating: () => generating, game: () => game,
                playing: () => playing, beside: () => beside, lastMs: () => lastMs, lastRows: () => lastRows };
-window.explorer = { S, META, STOPS, FORWARD, BACKWARD, PARTS, sections, T, at, keyOf, colour, plain, busy, update, redraw, choose,
-                    walk, restore, travel, selftest, svgOf, targets, withGradient, nudge, nudged, largest, agree, setTheme,
-                    writeAddress, nextDistribution, guessBits };
+window.explorer = {
+  S, META, STOPS, FORWARD, BACKWARD, PARTS, sections, T, at, keyOf, colour, plain, busy, update, redraw, choose, walk,
+  travel, selftest, svgOf, targets, nudge, largest, setTheme, writeAddress, nextDistribution,
+};
 for (const name in live) Object.defineProperty(window.explorer, name, { get: live[name] });

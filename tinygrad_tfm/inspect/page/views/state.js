@@ -2,7 +2,7 @@
    Nothing is drawn here, and no number of the network computed: that is model.js. Read next: words.js, compute.js. */
 
 const { range, fromBase64, readWeights, makeModel, untrained, stationsOf, weightsOf, scoreBias, unembedRow, makeTrace,
-        forward, backward, lens, windowStart, lossAndGradient, distribution, random, draw } = Model;
+        dot, forward, backward, lens, windowStart, lossAndGradient, distribution, random, draw } = Model;
 const $ = id => document.getElementById(id);
 const META = JSON.parse($("meta").textContent), config = META.config, characters = config.characters;
 const linesOf = kind => META.metrics.filter(m => m.kind === kind);
@@ -27,6 +27,7 @@ const S = {
   text: META.prompt, ids: [], from: 0, pos: -1, // pos: the position in question, −1 for the last
   layer: 0, head: 0, key: -1, //                    key: the character that is read, −1 for the one read most
   stop: { forward: 0, backward: 0 }, cell: {}, //   the station of each walk, and the number touched there
+  pace: 1600, //                                    milliseconds at a station, when a walk walks by itself
   target: META.target, scope: "one", lensRow: L, allBars: false,
   temperature: 1, topK: V, topP: 1, seed: 1, count: 300,
 };

@@ -15,8 +15,9 @@ function takeStep() {
 function drawSteps() {
   const from = Math.max(0, steps.length - 6), nats = x => x.toFixed(3).replace("-", "−");
   const after = s => tag("b", { class: s.after < s.loss ? "ok" : "bad" }, nats(s.after));
-  const line = (s, i) => [from + i + 1, nats(s.loss), nats(s.promised), after(s), s.share];
-  $("steps").innerHTML = join(steps.slice(from).map(line), cells => tag("tr", {}, join(cells, x => tag("td", {}, x)))) ||
+  const cells = (s, i) => [from + i + 1, nats(s.loss), nats(s.promised), after(s), s.share];
+  const line = (s, i) => tag("tr", {}, join(cells(s, i), x => tag("td", {}, x)));
+  $("steps").innerHTML = join(steps.slice(from), line) ||
     '<tr><td colspan="5" class="num">No step taken yet.</td></tr>';
   $("undo").disabled = !steps.length;
 }

@@ -8,7 +8,8 @@ const TICKS = [0, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000];
 /** Scales of the curve for a width in pixels. */
 function scales(width) {
   const wide = width >= 520, [left, right] = [38, width - (wide ? 118 : 22)], [top, foot] = [16, wide ? 346 : 256];
-  const end = Math.max(1, ...[...evals, ...batches].map(m => m.step)), bend = $("log").checked ? x => Math.log10(1 + x / 10) : x => x;
+  const end = Math.max(1, ...[...evals, ...batches].map(m => m.step));
+  const bend = $("log").checked ? x => Math.log10(1 + x / 10) : x => x;
   const losses = evals.flatMap(e => [e.train_loss, e.val_loss]).filter(Number.isFinite);
   const low = Math.floor(2 * Math.min(marks.uniform, ...losses)) / 2, high = Math.max(marks.uniform, ...losses) + 0.15;
   return { wide, width, height: foot + 34, left, right, top, foot, end, low, high,
@@ -20,16 +21,18 @@ sections.training = () => {
   drawMachine();
   $("curve").closest("figure").classList.toggle("bare", !evals.length);
   if (!evals.length) return; // a checkpoint without its run has no curve
-  const svg = $("curve"), s = scales(Math.max(300, svg.clientWidth)), now = samples[+$("moment").value] || { step: s.end, text: "" };
-  const near = evals.reduce((b, e) => (Math.abs(e.step - now.step) < Math.abs(b.step - now.step) ? e : b)), last = evals.at(-1);
+  const svg = $("curve"), s = scales(Math.max(300, svg.clientWidth)), last = evals.at(-1);
+  const now = samples[+$("moment").value] || { step: s.end, text: "" }, apart = e => Math.abs(e.step - now.step);
+  const near = evals.reduce((b, e) => (apart(e) < apart(b) ? e : b));
   svg.setAttribute("viewBox", `0 0 ${s.width} ${s.height}`);
   svg.innerHTML = grid(s) + baselines(s) + curves(s, last) +
     rule(s, { x1: s.x(now.step), x2: s.x(now.step), y1: s.top, y2: s.foot, stroke: ink.soft, "stroke-width": 1.5 }) +
-    tag("circle", { cx: s.x(near.step), cy: s.y(near.val_loss), r: 6, fill: ink.card, stroke: ink.ink, "stroke-width": 2.5 });
-  svg.setAttribute("aria-label", `Loss over ${s.end} steps: validation from ${evals[0].val_loss.toFixed(2)} to ${last.val_loss.toFixed(2)}`);
+    tag("circle", { cx: s.x(near.step), cy: s.y(near.val_loss), r: 6, class: "moment" });
+  svg.setAttribute("aria-label", `Loss over ${s.end} steps: validation from ${evals[0].val_loss.toFixed(2)} ` +
+    `to ${last.val_loss.toFixed(2)}`);
   const beats = mark => evals.find(e => e.val_loss < marks[mark]), when = e => (e ? `by step ${e.step}` : "not yet");
-  $("cap-curve").innerHTML = "Thick: validation. Dashed: training. Faint: single batches. The model beats letter frequencies " +
-    `<b>${when(beats("unigram"))}</b> and letter pairs <b>${when(beats("bigram"))}</b>.`;
+  $("cap-curve").innerHTML = "Thick: validation. Dashed: training. Faint: single batches. The model beats letter " +
+    `frequencies <b>${when(beats("unigram"))}</b> and letter pairs <b>${when(beats("bigram"))}</b>.`;
   $("o-moment").textContent = `step ${now.step}, validation loss ${near.val_loss.toFixed(2)}: choosing among ` +
     `${Math.exp(near.val_loss).toFixed(1)} characters`;
   $("moment").setAttribute("aria-valuetext", $("o-moment").textContent);
@@ -63,8 +66,9 @@ function curves(s, last) {
     return tag("polyline", { points: points.join(" "), fill: "none", stroke: ink.ink, ...look });
   };
   const close = Math.abs(s.y(last.val_loss) - s.y(last.train_loss)) < 15; // then the two words make room for each other
+  const look = bold => ({ "font-weight": bold, style: `fill:${ink.ink}` });
   const label = (loss, dy, text, bold) => (s.wide && Number.isFinite(loss)
-    ? word(s.right + 8, s.y(loss) + dy, `${text} ${loss.toFixed(2)}`, { "font-weight": bold, style: `fill:${ink.ink}` }) : "");
+    ? word(s.right + 8, s.y(loss) + dy, `${text} ${loss.toFixed(2)}`, look(bold)) : "");
   return curve(batches, "train_loss", { stroke: ink.soft, "stroke-width": 1, opacity: 0.35 }) +
     curve(evals, "train_loss", { "stroke-width": 1.8, "stroke-dasharray": "5 3" }) +
     curve(evals, "val_loss", { "stroke-width": 2.6 }) +

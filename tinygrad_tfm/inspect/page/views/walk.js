@@ -10,11 +10,11 @@ function walk(way, n) {
   redraw();
 }
 
-const PACE = 1600; // milliseconds at a station
 let playing = null, clockwork = null;
 /** Walk by itself, from where it stands or, at the end, from the beginning; once more stops it. */
 function play(way) {
-  const was = playing, back = way === "backward", first = back ? STOPS.length - 1 : 0, last = back ? 0 : STOPS.length - 1;
+  const was = playing, back = way === "backward", ends = [0, STOPS.length - 1];
+  const [first, last] = back ? ends.reverse() : ends;
   rest();
   if (was === way) return redraw(way);
   playing = way;
@@ -22,7 +22,7 @@ function play(way) {
   clockwork = setInterval(() => {
     if (S.stop[way] === last) return play(way);
     walk(way, S.stop[way] + (back ? -1 : 1));
-  }, PACE);
+  }, S.pace);
   redraw(way);
 }
 function rest() {

@@ -7,13 +7,15 @@ const trains = name => tableOf(name).trained !== false;
 
 function weightTable(stop) {
   const names = weightsOf(model, stop).filter(trains);
-  if (!names.length) return tag("p", { class: "weights hint" }, "Nothing is trained here: the gradient is only handed on.");
+  if (!names.length) return '<p class="weights hint">Nothing is trained here: the gradient is only handed on.</p>';
   const head = join(["weights", "shape", "‖w‖", '‖<span class="grad">g</span>‖'], s => tag("th", { scope: "col" }, s));
-  const lines = join(names, n => tag("tr", {}, join([
-    `<code>${n}</code>`, shapeOf(n).join(" × "), num(length(model.w[n])), `<b class="grad">${num(length(G.weights[n]))}</b>`,
-    tag("button", { type: "button", class: "quiet", "data-k": `nudge-${n}`, "data-nudge": n }, "check by nudging")],
-  cell => tag("td", {}, cell))));
-  return `<div class="weights scroll"><table><tr>${head}<td></td></tr>${lines}</table></div><p class="nudge" role="status"></p>`;
+  const norms = n => [num(length(model.w[n])), `<b class="grad">${num(length(G.weights[n]))}</b>`];
+  const check = n => tag("button", { type: "button", class: "quiet", "data-k": `nudge-${n}`, "data-nudge": n },
+                         "check by nudging");
+  const cells = n => [`<code>${n}</code>`, shapeOf(n).join(" × "), ...norms(n), check(n)];
+  const lines = join(names, n => tag("tr", {}, join(cells(n), cell => tag("td", {}, cell))));
+  return tag("div", { class: "weights scroll" }, tag("table", {}, tag("tr", {}, `${head}<td></td>`) + lines)) +
+    '<p class="nudge" role="status"></p>';
 }
 
 /** (loss(w + e) − loss(w − e)) / 2e for one weight, by running the model twice. */
@@ -35,7 +37,7 @@ function nudged(name) {
   const g = G.weights[name], i = largest(g), { loss, slope, e } = nudge(model, S.ids, targets(), name, i);
   const [, columns] = shapeOf(name), index = columns ? `${Math.floor(i / columns)}, ${i % columns}` : i;
   const ok = agree(slope, g[i]) < 1e-4, word = ok ? "✓ they agree" : "✗ they differ";
-  return `<code>${name}[${index}]</code> = ${num(model.w[name][i])}. A little more (+${num(e)}): loss ${loss[0].toFixed(7)}; ` +
-    `a little less: ${loss[1].toFixed(7)}. Slope <b>${num(slope, 6)}</b>; the backward pass says ` +
-    `<b class="grad">${num(g[i], 6)}</b>. ${tag("span", { class: ok ? "ok" : "bad" }, word)}`;
+  return `<code>${name}[${index}]</code> = ${num(model.w[name][i])}. A little more (+${num(e)}): loss ` +
+    `${loss[0].toFixed(7)}; a little less: ${loss[1].toFixed(7)}. Slope <b>${num(slope, 6)}</b>; the backward ` +
+    `pass says <b class="grad">${num(g[i], 6)}</b>. ${tag("span", { class: ok ? "ok" : "bad" }, word)}`;
 }

@@ -9,6 +9,8 @@ function tag(name, attributes = {}, inside = "") {
   const words = given.map(([key, value]) => ` ${key}="${escape(typeof value === "number" ? fix(value) : value)}"`);
   return `<${name}${words.join("")}>${inside}</${name}>`;
 }
+/** The names of those that hold, for a class attribute. */
+const classes = which => Object.keys(which).filter(name => which[name]).join(" ") || false;
 const fix = x => +x.toFixed(2);
 const join = (list, each) => list.map(each).join("");
 

@@ -133,3 +133,16 @@ DRAWN = {"predict": "document.querySelectorAll('#bars li').length > 0",
          "backward": "!!document.querySelector('#panel-backward canvas') && explorer.G !== null",
          "training": "document.querySelectorAll('#machine button').length > 0"}
 SECTIONS = [*DRAWN, "check"]
+
+
+def photograph(page, selector, path):
+    """A picture of the screen, or of an element with some air around it, in few colours: it lies in a repository."""
+    from PIL import Image
+    clip, air = None, 20
+    if selector:
+        box = page.locator(selector).bounding_box()
+        clip = dict(x=max(0, box["x"] - air), y=max(0, box["y"] + page.evaluate("scrollY") - air),
+                    width=box["width"] + 2 * air, height=box["height"] + 2 * air)
+    page.screenshot(path=path, full_page=bool(selector), **({"clip": clip} if clip else {}))
+    few = Image.open(path).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)

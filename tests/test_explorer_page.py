@@ -4,6 +4,7 @@ Needs Playwright and a Chromium; else every test here but those of the colours i
 """
 
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -22,6 +23,7 @@ from pages import (
     Listener,
     broken,
     chromium,
+    photograph,
     show,
     trained_page,
     until,
@@ -47,8 +49,11 @@ def trained(browser, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda name: name.replace(" ", "-"))
 def shaped(request, browser, tmp_path_factory):
-    """A page of each shape."""
-    return untrained_page(tmp_path_factory.mktemp("shaped"), SHAPES[request.param])
+    """A page of each shape, open. Whoever changes its model puts it back."""
+    listens = Listener(browser)
+    yield listens.open(untrained_page(tmp_path_factory.mktemp("shaped"), SHAPES[request.param]))
+    listens.close()
+    assert listens.complaints() == []
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,8 @@ def set_control(page, name, value):
 
 
 def logits(page):
-    return page.evaluate("[...explorer.trace.logits.subarray(0, explorer.T() * explorer.META.config.characters.length)]")
+    return page.evaluate("({trace, T, META}) => [...trace.logits.subarray(0, T() * META.config.characters.length)]",
+                         page.evaluate_handle("explorer"))
 
 
 # ---- the numbers ----------------------------------------------------------------------------------------------------
@@ -92,8 +98,8 @@ def selftest(page):
     return page.evaluate("async () => (await explorer.selftest()).filter(row => !row.ok).map(row => row.name)")
 
 
-def test_the_self_test_holds_for_every_shape(listener, shaped):
-    assert selftest(listener.open(shaped)) == []
+def test_the_self_test_holds_for_every_shape(shaped):
+    assert selftest(shaped) == []
 
 
 def test_the_self_test_holds_for_a_trained_model(page):
@@ -115,7 +121,7 @@ WRONG_MODELS = {
     "Every row": [("const p = (A.pattern[at + j] /= sum);", "const p = (A.pattern[at + j] /= sum * 1.01);")],
     "The lens": [("if (model.pre) layerNorm(one,", "if (false) layerNorm(one,")],
     "Top-k": [("return { p: p.map(x => x / mass), order, kept };", "return { p, order, kept };")],
-    "Files and addresses": [('"use strict";\n(() => {', '"use strict";\nnew Image().src = "file:///none.png";\n(() => {')],
+    "Files and addresses": [('"use strict";\n(() => {', '"use strict";\n(() => { new Image().src = "file:///none.png";')],
 }
 
 
@@ -127,17 +133,18 @@ def test_the_self_test_notices_a_wrong_model(browser, small, tmp_path, name, old
     assert any(row.startswith(name) for row in found), found
 
 
-# Every number of every station, touched: [station, which number, its formula]; and what is no number.
+# Every number of every station, touched: [station, which number, its formula]; and what is no number. As one text:
+# Playwright takes its time over lists.
 READINGS = """() => {
   const e = explorer, readings = [], holes = [];
-  for (const t of [0, 3, e.T() - 1]) for (const stop of e.STOPS) for (const way of ["FORWARD", "BACKWARD"]) {
+  for (const t of [0, e.T() - 1]) for (const stop of e.STOPS) for (const way of ["FORWARD", "BACKWARD"]) {
     for (const strip of e[way][stop.kind](stop, t, e.keyOf(stop.l, t))) strip.values.forEach((x, i) => {
-      const html = e.colour(strip.read(i)), name = `${e.plain(strip.label)}[${i}] at ${t}`;
-      if (Number.isNaN(x) || /NaN|undefined|null|no number/.test(html)) holes.push(`${way} ${stop.kind} ${name} ${html}`);
-      readings.push([`${way} ${stop.kind}`, name, html]);
+      const station = `${way} ${stop.kind}`, name = `${e.plain(strip.label)}[${i}], ${t}`, html = e.colour(strip.read(i));
+      if (Number.isNaN(x) || /NaN|undefined|null|no number/.test(html)) holes.push(`${station} ${name} ${html}`);
+      if (html.split(" = ").length > 2) readings.push([station, name, html]);
     });
   }
-  return {readings, holes: holes.slice(0, 5), kinds: [...new Set(e.STOPS.map(stop => stop.kind))]};
+  return JSON.stringify({readings, holes: holes.slice(0, 5), kinds: [...new Set(e.STOPS.map(stop => stop.kind))]});
 }"""
 PLAIN = {"FORWARD loss", "FORWARD act", "BACKWARD rotate"}          # what they write is a value, or no plain arithmetic
 
@@ -156,7 +163,8 @@ def formulas(page):
     """By station how many formulas were worked out again from the operands they print, and those that are wrong."""
     write(page, "a quick brown")
     show(page, "backward")
-    found, seen, wrong = page.evaluate(READINGS), {}, []
+    until(page, "explorer.G && explorer.sameGradient()")
+    found, seen, wrong = json.loads(page.evaluate(READINGS)), {}, []
     for station, name, html in found["readings"]:
         if parts := arithmetic(html):
             terms, said = parts
@@ -167,11 +175,11 @@ def formulas(page):
     return found, seen, wrong
 
 
-def test_formulas_give_the_numbers_they_end_with(listener, shaped):
-    found, seen, wrong = formulas(listener.open(shaped))
+def test_formulas_give_the_numbers_they_end_with(shaped):
+    found, seen, wrong = formulas(shaped)
     assert wrong == [] and found["holes"] == []
     assert {f"{way} {kind}" for way in ("FORWARD", "BACKWARD") for kind in found["kinds"]} - seen.keys() <= PLAIN
-    assert sum(seen.values()) > 1000
+    assert sum(seen.values()) > 700
 
 
 WRONG_FORMULAS = [
@@ -189,17 +197,18 @@ def test_wrong_operands_are_noticed(browser, small, tmp_path, old, new):
     assert wrong
 
 
-def test_nudging_agrees_at_every_weight(listener, shaped):
-    page = listener.open(shaped)
+def test_nudging_agrees_at_every_weight(shaped):
+    page = shaped
     write(page, "a quick brown fox")                                # beyond the window
     show(page, "backward")
+    until(page, "explorer.G && explorer.sameGradient()")
     slopes = page.evaluate("""() => Object.fromEntries(explorer.PARTS.map(name => {
       const e = explorer, i = e.largest(e.G.weights[name]), d = e.nudge(e.model, e.S.ids, e.targets(), name, i, 1e-5);
       return [name, [d.slope, e.G.weights[name][i]]];
     }))""")
     rounding = 1e-10                                               # of a loss of about 3, over two steps of 1e-5
     assert len(slopes) >= 8
-    assert not {name: pair for name, pair in slopes.items() if not abs(pair[0] - pair[1]) <= 1e-6 * abs(pair[1]) + rounding}
+    assert not {name: (d, g) for name, (d, g) in slopes.items() if not abs(d - g) <= 1e-6 * abs(g) + rounding}
 
 
 def test_a_nudge_can_be_asked_for_on_the_page(page):
@@ -211,16 +220,17 @@ def test_a_nudge_can_be_asked_for_on_the_page(page):
 
 
 def test_a_key_press_is_fast(listener, browser, tmp_path):
-    path = untrained_page(tmp_path, dict(context=64, layers=4, heads=4, width=128), text="".join(map(chr, range(32, 97))))
+    shape = dict(context=64, layers=4, heads=4, width=128)
+    path = untrained_page(tmp_path, shape, text="".join(map(chr, range(32, 97))))
     page = listener.open(path)
     took = page.evaluate("""() => {
-      const e = explorer, {characters} = e.META.config, least = f => Math.min(...Array.from({length: 12}, (_, i) => f(i)));
+      const e = explorer, {characters} = e.META.config, range = n => Array.from({length: n}, (_, i) => i);
+      const times = (rows, text) => range(12).map(i => run(text(i))).filter(r => r[0] === rows).map(r => r[1]);
       const run = text => { e.S.text = text; e.update(true); return [e.lastRows, e.lastMs]; };
-      const text = n => Array.from({length: n}, (_, i) => characters[7 * i % 65]).join("");
+      const text = n => range(n).map(i => characters[7 * i % 65]).join("");
       run(text(40));
-      const one = least(i => { const [rows, ms] = run(text(41 + i)); return rows === 1 ? ms : Infinity; });
-      const full = least(i => { const [rows, ms] = run(characters[i] + text(63)); return rows === 64 ? ms : Infinity; });
-      return {one, full};
+      const one = times(1, i => text(41 + i)), full = times(64, i => characters[i] + text(63));
+      return {one: Math.min(...one), full: Math.min(...full)};
     }""")
     assert took["one"] <= 5 and took["full"] <= 80, took
 
@@ -238,8 +248,8 @@ def test_typing_is_seen_at_once(page):
 
 
 @pytest.mark.parametrize("text, notice", [
-    ("", "An empty prompt"), ("日本語 2", "never seen ‘日’ ‘本’ ‘語’"), ("é", "never seen"), ("2", ""),
-    ("2 times 2 " * 300, "It sees the last"),
+    ("", "An empty prompt"), ("日本語 2", "never seen ‘日’ ‘本’ ‘語’"), ("é", "never seen"),
+    ("2", ""), ("2 times 2 " * 300, "It sees the last"),
 ], ids=["empty", "another-script", "accent", "one", "long"])
 def test_any_prompt_will_do(page, text, notice):
     write(page, text)
@@ -317,7 +327,8 @@ def test_a_step_lowers_the_loss_and_is_undone(page):
     loss, before = page.evaluate("explorer.G.loss"), logits(page)
     page.click("#step")
     until(page, f"explorer.G.loss < {loss}")
-    was, promised, after = (float(page.locator("#steps td").nth(i).text_content().replace("−", "-")) for i in (1, 2, 3))
+    cells = page.locator("#steps td").all_text_contents()
+    was, promised, after = (float(cell.replace("−", "-")) for cell in cells[1:4])
     assert after < was and promised < was and was - after < 1.5 * (was - promised)
     page.click("#undo")
     until(page, f"Math.abs(explorer.G.loss - {loss}) < 1e-12")
@@ -327,8 +338,8 @@ def test_a_step_lowers_the_loss_and_is_undone(page):
 def test_earlier_weights_know_less(page):
     write(page, AWKWARD[100:130])
     show(page, "training")
-    loss = """() => { const e = explorer, V = e.META.config.characters.length, ids = e.S.ids;
-      return ids.slice(1).reduce((s, v, i) => s + e.trace.logZ[i] - e.trace.logits[i * V + v], 0) / (ids.length - 1); }"""
+    loss = """() => { const {trace, META, S} = explorer, V = META.config.characters.length, next = S.ids.slice(1);
+      return next.reduce((s, v, i) => s + trace.logZ[i] - trace.logits[i * V + v], 0) / next.length; }"""
     moments, losses = page.evaluate("[...document.querySelectorAll('[data-moment]')].map(b => b.dataset.moment)"), []
     for moment in moments:
         page.click(f"[data-moment='{moment}']")
@@ -370,10 +381,14 @@ def test_everything_can_be_done_with_keys(page):
 def test_a_walk_walks_by_itself(listener, trained):
     page = listener.open(trained)
     show(page, "forward")
-    page.evaluate("explorer.S.pace = 50; explorer.walk('forward', explorer.STOPS.length - 5)")
+    page.evaluate("explorer.S.pace = 30; explorer.walk('forward', explorer.STOPS.length - 5)")
     page.click("#panel-forward [data-play]")
-    until(page, "explorer.playing === 'forward' && explorer.S.stop.forward === explorer.STOPS.length - 1")
-    until(page, "explorer.playing === null")                 # at the end it rests
+    until(page, "explorer.playing === null && explorer.S.stop.forward === explorer.STOPS.length - 1")
+    page.evaluate("explorer.S.pace = 1e6")
+    page.click("#panel-forward [data-play]")                       # at the end it begins anew
+    assert page.evaluate("[explorer.playing, explorer.S.stop.forward]") == ["forward", 0]
+    page.click("#panel-forward [data-play]")
+    assert page.evaluate("explorer.playing") is None
 
 
 def test_every_station_says_what_the_library_says(page):
@@ -426,8 +441,11 @@ def test_guessing_is_paid_in_bits(page):
 def test_a_link_brings_back_what_was_seen(listener, trained):
     page = listener.open(trained)
     write(page, "7 times 7 is 49. </script>")
-    page.evaluate("""() => { const e = explorer; Object.assign(e.S, {layer: 1, head: 1, pos: 5, temperature: 0.5, topK: 9, seed: 5,
-      scope: "all", target: "2"}); e.S.stop.forward = 7; e.S.stop.backward = 2; e.model.muted.add(2); e.model.version += 1e6;
+    page.evaluate("""() => { const e = explorer;
+      Object.assign(e.S, {layer: 1, head: 1, pos: 5, temperature: 0.5, topK: 9, seed: 5, scope: "all", target: "2"});
+      Object.assign(e.S.stop, {forward: 7, backward: 2});
+      e.model.muted.add(2);
+      e.model.version += 1e6;
       e.update(true); }""")
     address, before = page.evaluate("explorer.writeAddress()"), logits(page)
     again = listener.open(trained, address)
@@ -442,8 +460,8 @@ def test_a_link_brings_back_what_was_seen(listener, trained):
 
 
 def test_an_address_that_makes_no_sense_does_no_harm(listener, trained):
-    page = listener.open(trained, "#text=2%20t&layer=99&head=-4&pos=zzz&topK=1e9&temperature=NaN&target=%E6%97%A5&moment=77"
-                                  "&muted=a,999&forward=1000&scope=x&at=nowhere")
+    page = listener.open(trained, "#text=2%20t&layer=99&head=-4&pos=zzz&topK=1e9&temperature=NaN&target=%E6%97%A5"
+                                  "&moment=77&muted=a,999&forward=1000&scope=x&at=nowhere")
     assert page.evaluate("explorer.T()") == 3 and page.evaluate("explorer.model.muted.size") == 0
 
 
@@ -483,7 +501,7 @@ def test_a_text_stays_a_text(page):
 
 
 @pytest.mark.parametrize("old, new", [
-    ('const mark = c => `<bdi>${escape(glyph(c))}</bdi>`;', 'const mark = c => `<bdi>${c === "<" ? "<img src=x>" : c}</bdi>`;'),
+    ("const mark = c => `<bdi>${escape(glyph(c))}</bdi>`;", "const mark = c => c === '<' ? '<img src=x>' : escape(c);"),
     ('return "▯";', "return c;")])
 def test_a_text_that_is_not_kept_apart_is_noticed(browser, trained, tmp_path, old, new):
     listens = Listener(browser)
@@ -494,7 +512,7 @@ def test_a_text_that_is_not_kept_apart_is_noticed(browser, trained, tmp_path, ol
 
 def test_what_is_fetched_or_said_is_noticed(browser, small, tmp_path):
     listens = Listener(browser)
-    page = listens.open(broken(small, tmp_path, "readColours();\n  S.stop", 'console.log("hm"); readColours();\n  S.stop'))
+    page = listens.open(broken(small, tmp_path, "readColours();\n  S.stop", "console.log('hm'); readColours(); S.stop"))
     page.evaluate("new Image().src = 'https://example.org/x.png'")
     page.wait_for_timeout(100)
     listens.close()
@@ -504,14 +522,16 @@ def test_what_is_fetched_or_said_is_noticed(browser, small, tmp_path):
 def test_nothing_is_global_but_what_must_be(page):
     mine = page.evaluate("""() => { const frame = document.body.appendChild(document.createElement('iframe'));
       const known = new Set(Object.getOwnPropertyNames(frame.contentWindow)); frame.remove();
-      return Object.getOwnPropertyNames(window).filter(name => !known.has(name) && !/^\\d+$|playwright/i.test(name)); }""")
+      const names = Object.getOwnPropertyNames(window).filter(name => !known.has(name));
+      return names.filter(name => !/^\\d+$|playwright/i.test(name)); }""")
     assert mine == ["explorer"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_barrier_is_found(listener, trained, scheme):
-    page = listener.open(trained, color_scheme=scheme)
+def test_no_barrier_is_found_in_light_or_dark(page):
     assert barriers(page) == []
+    page.evaluate("explorer.setTheme('dark'); for (const name in explorer.sections) explorer.sections[name]()")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
+    assert violations(page) == []
 
 
 def barriers(page, *rules):
@@ -524,6 +544,11 @@ def barriers(page, *rules):
     page.evaluate("document.getElementById('answers').hidden = false")
     page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    return violations(page, *rules)
+
+
+def violations(page, *rules):
+    """What axe-core, once it is there, finds in what is drawn."""
     options = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
     found = page.evaluate("options => axe.run(options)", options)["violations"]
     return [f"{v['id']}: {node['target']} {node['failureSummary']}" for v in found for node in v["nodes"][:2]]
@@ -549,7 +574,8 @@ def sideways(listens, path):
 
 def test_a_phone_does_not_scroll_sideways(browser, listener, trained, tmp_path):
     assert sideways(listener, trained) == 0
-    assert sideways(listener, broken(trained, tmp_path, ".scroll { overflow-x: auto;", ".scroll { overflow-x: visible;")) > 0
+    wide = broken(trained, tmp_path, ".scroll { overflow-x: auto;", ".scroll { overflow-x: visible;")
+    assert sideways(listener, wide) > 0
 
 
 def test_a_worker_gives_the_same_numbers(listener, trained):
@@ -567,8 +593,48 @@ def test_a_worker_gives_the_same_numbers(listener, trained):
     page = beside
     assert logits(alone) == logits(beside)
     assert alone.evaluate("explorer.G.loss") == beside.evaluate("explorer.G.loss")
-    page.evaluate("for (let i = 0; i < 15; i++) { explorer.S.text += '2'; explorer.update(true); }")   # faster than it is
+    page.evaluate("for (let i = 0; i < 15; i++) { explorer.S.text += '2'; explorer.update(true); }")  # all at once
     until(page, "!explorer.busy() && explorer.T() === 28")
+
+
+# ---- the pictures of docs/explorer.md ------------------------------------------------------------------------------
+
+DARK = dict(color_scheme="dark")
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+
+
+@pytest.mark.slow
+def test_the_pictures(browser, listener, trained, tmp_path):
+    """TINYGRAD_TFM_PICTURES=runs/first makes those of docs/explorer.md anew, from that run; else they go nowhere."""
+    run = os.environ.get("TINYGRAD_TFM_PICTURES")
+    folder = PICTURES if run else tmp_path
+    folder.mkdir(exist_ok=True)
+    path = explorer.explore(run, tmp_path / "page.html", say=lambda line: None).path if run else trained
+    walk = "#{0} figure:has(#map-{0})".format
+    for name, options, selector, section, then in [
+            ("top", {}, None, "predict", "scrollTo(0, 0)"),
+            ("guess", {}, "#guess", "predict", GUESS),
+            ("attend", {}, "#attend", "attend", ""),
+            ("forward", {}, walk("forward"), "forward", STATION.format(way="forward", kind="heads")),
+            ("lens", {}, "#lens figure", "lens", ""),
+            ("backward", {}, walk("backward"), "backward", STATION.format(way="backward", kind="norm2")),
+            ("training", {}, "#training figure", "training", ""),
+            ("phone", PHONE, None, "attend", ""),
+            ("dark", DARK, walk("backward"), "backward", STATION.format(way="backward", kind="qkv"))]:
+        page = listener.open(path, **options)
+        show(page, section)
+        page.evaluate(then or "0")
+        page.wait_for_timeout(300)
+        photograph(page, selector, folder / f"explorer-{name}.png")
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("explorer-*.png"))}
+    assert len(sizes) == 9 and all(5_000 < size < 200_000 for size in sizes.values()), sizes
+
+
+STATION = """() => {{ const e = explorer, l = e.META.config.layers - 1;
+  e.walk("{way}", e.STOPS.findIndex(stop => stop.kind === "{kind}" && stop.l === l)); }}"""
+GUESS = """() => { document.getElementById("guess-first").click();
+  for (let n = 0; n < 4; n++) { const {ids, next} = explorer.game;
+    document.querySelector(`#guess-keys [data-v="${n === 1 ? 0 : ids[next]}"]`).click(); } }"""
 
 
 # ---- the colours ----------------------------------------------------------------------------------------------------
@@ -605,7 +671,7 @@ def lab(c):
 
 
 def weaknesses(css):
-    """Colours that cannot be read on their card or paper, and ideas that some eye takes for one another (CIE76 below 14)."""
+    """Colours that cannot be read on what is under them, and ideas that some eye takes for one another."""
     found = []
     for theme, c in palette(css).items():
         found += [f"{theme}: {name} on {ground} {ratio:.2f}" for name in (*CONCEPTS, "ink", "soft", "prob")
@@ -613,7 +679,7 @@ def weaknesses(css):
         for eye, matrix in EYES.items():
             seen = {name: lab(np.array(matrix) @ c[name]) for name in CONCEPTS}
             found += [f"{theme}, {eye}: {a} and {b} {gap:.1f}" for i, a in enumerate(CONCEPTS) for b in CONCEPTS[:i]
-                      if (gap := np.linalg.norm(seen[a] - seen[b])) < 14]
+                      if (gap := np.linalg.norm(seen[a] - seen[b])) < 14]            # CIE76
     return found
 
 
@@ -642,6 +708,7 @@ def test_views_are_short_and_say_what_they_are():
 
 def test_no_address_stands_in_the_page(trained):
     text = Path(trained).read_text(encoding="utf-8")
-    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:|url\(\s*[\"']?https?:|@import|fetch\(|XMLHttpRequest|import\(", text)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:|url\(\s*[\"']?https?:|@import", text)
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon", text)
     assert "default-src 'none'" in text
     json.loads(re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.DOTALL)[1])

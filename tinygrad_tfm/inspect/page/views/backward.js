@@ -1,5 +1,5 @@
 /* backward.js: the strips of every station of the walk backward: the gradient that arrives, the one that leaves, and
-   how each number is made. Read next, attention: backward_attention.js. */
+   how each number is made. Read next: backward_attention.js. */
 
 const gradStrip = (label, note, values, read, more) => makeStrip(label, note, values, "grad",
   read || (i => `{g:g}[${i}] = <b>${num(values[i])}</b>`), more);

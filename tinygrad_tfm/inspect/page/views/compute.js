@@ -56,13 +56,14 @@ function ask(kind, request, done) {
 // ---- the gradient, computed when somebody looks at it ---------------------------------------------------------------
 
 let G = null, gradientOf = "";
+const sameGradient = () => gradientOf === gradientKey();
 const gradientKey = () => [model.version, S.scope, S.scope === "one" && S.target, S.ids.join()].join("|");
 /** Calls `done` once G is the gradient of the text and target on the screen. */
 function withGradient(done) {
   const key = gradientKey();
-  if (key === gradientOf) return done();
+  if (sameGradient()) return done();
   ask("gradient", { ids: S.ids, targets: targets() }, ({ gradient }) => {
     [G, gradientOf] = [gradient, key];
-    if (key === gradientKey()) done();
+    if (sameGradient()) done(); // else the text has moved on, and asks again
   });
 }

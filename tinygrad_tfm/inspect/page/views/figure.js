@@ -15,10 +15,15 @@ const svgPen = out => ({
     const look = { "font-family": MONO, "font-size": size, "text-anchor": "middle" };
     out.push(tag("text", { x, y, fill, ...look }, escape(c)));
   },
-  cells(n, side, shade) {
+  cells(n, side, shade) { // neighbours of one colour are one rectangle: most of a map is pale
     const cell = side / n, part = x => Math.round(x).toString(16).padStart(2, "0");
-    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {
-      this.rect(j * cell, i * cell, cell + 0.05, cell + 0.05, "#" + shade(i, j).map(part).join(""));
+    const colours = i => range(n).map(j => "#" + shade(i, j).map(part).join(""));
+    for (let i = 0; i < n; i++) {
+      const row = colours(i);
+      for (let j = 0, end; j < n; j = end) {
+        for (end = j + 1; end < n && row[end] === row[j];) end++;
+        this.rect(j * cell, i * cell, (end - j) * cell + 0.05, cell + 0.05, row[j]);
+      }
     }
   },
 });
@@ -61,11 +66,12 @@ function svgOf(figure) {
     const style = getComputedStyle(element), r = element.getBoundingClientRect();
     if (style.display === "none" || style.visibility === "hidden" || element.matches(".sr, .save") || !r.width) return;
     const box = element === figure ? { x: 0, y: 0, width: r.width, height: r.height } : place(r);
-    const edge = parseFloat(style.borderTopWidth), edged = edge > 0 && !clear(style.borderTopColor);
+    const line = style.borderTopColor, edge = parseFloat(style.borderLeftWidth), edged = edge > 0 && !clear(line);
+    if (!edge && parseFloat(style.borderTopWidth)) svgPen(out).rect(box.x, box.y, box.width, 1, line); // a rule above
     if (!clear(style.backgroundColor) || edged) {
       const rx = Math.min(parseFloat(style.borderTopLeftRadius) || 0, box.height / 2);
       const fill = clear(style.backgroundColor) ? "none" : style.backgroundColor;
-      out.push(tag("rect", { ...box, rx, fill, stroke: edged && style.borderTopColor, "stroke-width": edged && edge }));
+      out.push(tag("rect", { ...box, rx, fill, stroke: edged && line, "stroke-width": edged && edge }));
     }
     if (element instanceof SVGSVGElement) return out.push(nested(element, box));
     if (element.painter) {

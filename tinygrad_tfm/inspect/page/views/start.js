@@ -108,6 +108,6 @@ const live = { model: () => model, trace: () => trace, G: () => G, generating: (
                playing: () => playing, beside: () => beside, lastMs: () => lastMs, lastRows: () => lastRows };
 window.explorer = {
   S, META, STOPS, FORWARD, BACKWARD, PARTS, sections, T, at, keyOf, colour, plain, busy, update, redraw, choose, walk,
-  travel, selftest, svgOf, targets, nudge, largest, setTheme, writeAddress, nextDistribution,
+  travel, selftest, svgOf, targets, nudge, largest, agree, setTheme, writeAddress, nextDistribution, sameGradient,
 };
 for (const name in live) Object.defineProperty(window.explorer, name, { get: live[name] });

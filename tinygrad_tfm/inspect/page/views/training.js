@@ -52,7 +52,7 @@ function grid(s) {
 
 function baselines(s) {
   const names = { uniform: "ln V =", unigram: "unigram", bigram: "bigram" };
-  const [x, dy, anchor] = s.wide ? [s.right + 8, 4, "start"] : [s.right - 4, -5, "end"];
+  const [x, dy, anchor] = s.wide ? [s.right + 12, 4, "start"] : [s.right - 4, -5, "end"];
   return join(Object.keys(names).filter(k => marks[k]), k => {
     const y = s.y(marks[k]);
     return rule(s, { y1: y, y2: y, stroke: ink.soft, "stroke-dasharray": "2 4" }) +
@@ -68,7 +68,7 @@ function curves(s, last) {
   const close = Math.abs(s.y(last.val_loss) - s.y(last.train_loss)) < 15; // then the two words make room for each other
   const look = bold => ({ "font-weight": bold, style: `fill:${ink.ink}` });
   const label = (loss, dy, text, bold) => (s.wide && Number.isFinite(loss)
-    ? word(s.right + 8, s.y(loss) + dy, `${text} ${loss.toFixed(2)}`, look(bold)) : "");
+    ? word(s.right + 12, s.y(loss) + dy, `${text} ${loss.toFixed(2)}`, look(bold)) : "");
   return curve(batches, "train_loss", { stroke: ink.soft, "stroke-width": 1, opacity: 0.35 }) +
     curve(evals, "train_loss", { "stroke-width": 1.8, "stroke-dasharray": "5 3" }) +
     curve(evals, "val_loss", { "stroke-width": 2.6 }) +

@@ -221,7 +221,7 @@ def test_a_run_of_one_device_writes_on_the_other(runs, trained, used):
 
 
 def test_the_number_of_steps_does_not_change_how_often_training_waits(tmp_path):
-    """It waits for the estimate, the first and the last loss, the evaluation, the sample and two times for early weights
+    """It waits for the estimate, the first and the last loss, the evaluation, the sample and, twice, for early weights
     to be kept; never in between."""
     waited = []
     for steps in (10, 20):

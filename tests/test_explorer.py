@@ -177,15 +177,18 @@ def test_meta_tells_all_that_the_page_wants_to_know(toy):
     assert all(set(text["text"]) <= known for text in meta["examples"] + meta["checks"]) and meta["target"] in known
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_evaluations(tmp_path):
+def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path):
     run = Run(tmp_path)
     for step in range(2000):
         run.log("train", step=step, train_loss=1.0)
         if step % 10 == 0:
             run.log("eval", step=step, val_loss=1.0)
-    lines = explorer.curve(run)
-    assert [line["kind"] for line in lines].count("eval") == 200
-    assert 500 <= [line["kind"] for line in lines].count("train") <= explorer.CURVE
+            run.log("sample", step=step, text="x" * 300)
+    steps = {kind: [line["step"] for line in explorer.curve(run) if line["kind"] == kind] for kind in explorer.LINES}
+    assert steps["eval"] == list(range(0, 2000, 10))
+    for kind, last in (("train", 1999), ("sample", 1990)):
+        assert explorer.LINES[kind] * 0.8 <= len(steps[kind]) <= explorer.LINES[kind] + 1
+        assert steps[kind] == sorted(steps[kind]) and (steps[kind][0], steps[kind][-1]) == (0, last)
     assert explorer.curve(Run(tmp_path / "none")) == []
 
 

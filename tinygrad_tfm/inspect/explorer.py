@@ -30,7 +30,7 @@ LARGEST = 5_000_000                      # bytes of a page: more is slow to open
 MOST_VALUES = 8_000_000                  # numbers that a browser keeps of one text; the page has four such texts
 WORDS = 250_000                          # bytes of it set aside for all that is not weights and code
 SLOW = 100_000_000                       # products of a whole window that take a browser more than 0.1 s
-CURVE = 600                              # points of the training curve: as many as a screen can show
+LINES = {"baseline": 1, "passage": 9, "eval": 300, "sample": 40, "final": 1, "train": 600}      # of metrics at most
 
 VIEWS = ("state", "words", "compute", "paint", "update", "dock", "predict", "guess", "heads", "operands", "attend",
          "forward", "backward", "backward_attention", "map", "panel", "weights", "walk", "lens", "blame", "step",
@@ -217,11 +217,10 @@ def facts(provenance: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def curve(run: Run) -> list[dict[str, Any]]:
-    """The run's metrics, of its training batches no more than can be seen."""
-    trains = run.history("train")
-    every = -(-len(trains) // CURVE) or 1
-    whole = ("baseline", "passage", "eval", "sample", "final")
-    return [line for kind in whole for line in run.history(kind)] + trains[::every]
+    """The run's metrics, of each kind as many lines as one can look at, the first and the last among them."""
+    def thinned(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+        return lines[:-1][::-(-len(lines) // most) or 1] + lines[-1:]
+    return [line for kind, most in LINES.items() for line in thinned(run.history(kind), most)]
 
 
 SHAKESPEARE = (("Juliet's window", "ROMEO:\nBut soft, what light through yonder window break", "A line the model has "

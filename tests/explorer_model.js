@@ -37,10 +37,10 @@ function measure(M, { page, texts, places }) {
     M.forward(model, ids, trace);
     return { ids: [...ids], rows: M.range(ids.length).map(t => [...trace.logits.subarray(t * V, t * V + V)]) };
   });
-  return { logits, stations: M.stationsOf(meta.config), worker: meta.worker,
-           weights: M.stationsOf(meta.config).flatMap(stop => M.weightsOf(model, stop)),
-           python: pythons(M, model, meta), slopes: slopes(M, model, meta, seen(texts[0]).ids.slice(-5), places),
-           kept: kept(M, model, seen(texts[0]).ids), muted: muted(M, model, seen(texts[0]).ids) };
+  const stations = M.stationsOf(meta.config), { ids } = seen(texts[0]);
+  return { logits, stations, weights: stations.flatMap(stop => M.weightsOf(model, stop)),
+           python: pythons(M, model, meta), slopes: slopes(M, model, meta, ids.slice(-5), places),
+           kept: kept(M, model, ids), lens: lens(M, model, ids), muted: muted(M, model, ids) };
 }
 
 /** The page's own checks: the largest difference of logits, and of gradient norms against the largest of them. */
@@ -87,6 +87,14 @@ function kept(M, model, ids) {
   M.forward(model, [...ids.slice(0, ids.length >> 1), (ids[0] + 1) % model.V], typed);
   M.forward(model, ids, typed);
   return Math.max(...M.range(ids.length * model.V).map(i => Math.abs(typed.logits[i] - whole.logits[i])));
+}
+
+/** The lens behind the last layer is the model's own output; behind the first, that of a model with one layer. */
+function lens(M, model, ids) {
+  const whole = M.forward(model, ids, M.makeTrace(model)), first = { ...model, L: 1, version: 3 };
+  const one = M.forward(first, ids, M.makeTrace(first)), t = ids.length - 1, { L, V } = model;
+  return Math.max(...[[whole, L], [one, 1]].flatMap(([trace, l]) =>
+    [...M.lens(model, whole, l, t)].map((p, v) => Math.abs(p - trace.probs[t * V + v]))));
 }
 
 /** How far logits are from those of a model whose last layer's first head has values of 0: that is what muting is. */

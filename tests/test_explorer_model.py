@@ -71,6 +71,8 @@ MUTATIONS = [
     ("alibi", "(v === target)) / rows;", "(v === target));"),
     ("alibi", "logits, from, to, D, V)", "logits, from, to - 1, D, V)"),
     ("rotary", "if (model.muted.has(l * H + h)) continue;\n        for", "for"),
+    ("alibi", "layerNorm(one, w", "(() => {})(one, w"),
+    ("one layer, one head", 'gw["embed.weight"][v * D + d] += a *', 'gw["embed.weight"][v * D + d] = a *'),
     ("no positions", "2 ** (exponent - 15)", "2 ** (exponent - 14)"),
 ]
 
@@ -156,6 +158,11 @@ def test_rows_that_are_kept_are_rows_computed_anew_and_a_muted_head_is_one_witho
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_the_lens_is_what_a_model_of_fewer_layers_says(name, found):
+    assert found[name]["lens"] == 0.0
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_every_station_has_words_and_every_weight_a_station(name, found):
     model = decoder(SHAPES[name])
     assert {stop["kind"] for stop in found[name]["stations"]} == stations(model.config).keys()
@@ -178,8 +185,8 @@ def wrong(answer, right):
             for a, b in zip(answer["logits"], right["logits"])]
     gaps = dict(logits=max(np.abs(gap).max() for gap in rows), norms=answer["python"]["norms"],
                 slopes=np.max(np.array([*answer["slopes"].values()], float)), kept=answer["kept"],
-                muted=answer["muted"])
-    limits = dict(logits=1e-9, norms=1e-6, slopes=1e-6, kept=0.0, muted=1e-12)
+                muted=answer["muted"], lens=answer["lens"])
+    limits = dict(logits=1e-9, norms=1e-6, slopes=1e-6, kept=0.0, muted=1e-12, lens=0.0)
     return {name for name, gap in gaps.items() if gap is None or not gap <= limits[name]}        # NaN is JSON's null
 
 

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,18 @@ def lines(function: Any, *beginnings: str) -> str:
 
     Raises ValueError unless each stands there once.
     """
-    source = [line.strip() for line in inspect.getsource(function).splitlines()]
+    source = [line.strip() for line in source_of(function)[0]]
     for beginning in beginnings:
         if sum(line.startswith(beginning) for line in source) != 1:
             raise ValueError(f"stations: {function.__qualname__} has no longer one line that begins {beginning!r}")
     wanted = [line for line in source if line.startswith(beginnings)]
     return "\n".join(re.sub(r"\s{2,}#.*", "", line) for line in wanted)
+
+
+@cache
+def source_of(function: Any) -> tuple[list[str], int]:
+    """The lines of a source, and the number of the first in its file: looked up once, since many stations quote it."""
+    return inspect.getsourcelines(function)
 
 
 def stations(config: DecoderConfig) -> dict[str, dict[str, Any]]:
@@ -77,7 +84,7 @@ def station(of: Any, name: str, title: str, why: str, equation: str, code: str, 
     """A station at a rule or a method, which knows itself where it stands."""
     file = Path(inspect.getsourcefile(of) or "").relative_to(PACKAGE).as_posix()
     return Station(name, title, why, equation, code, back_equation, back_code, back_why, file,
-                   inspect.getsourcelines(of)[1])
+                   source_of(of)[1])
 
 
 ADDED: dict[str, tuple[Any, str]] = {
@@ -235,7 +242,7 @@ def act(config: DecoderConfig) -> Station:
                  "gelu_tanh": ("Clearly negative units are switched off, clearly positive ones pass.", "near 0"),
                  "silu": ("Clearly negative units are switched off, clearly positive ones pass.", "near 0"),
                  "relu": ("Negative units are switched off, positive ones pass.", "0")}[config.activation]
-    code = inspect.getsource(rule).partition('"""\n')[2]
+    code = "".join(source_of(rule)[0]).partition('"""\n')[2]
     value, _, back = inspect.cleandoc(code.replace("    return ", "return ")).rpartition(", lambda g: ")
     return station(
         rule, ACTIVATION_NAMES[config.activation], "Keep the answers that say yes",

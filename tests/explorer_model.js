@@ -30,7 +30,7 @@ function open(page) {
 const modelOf = (M, { meta, bytes }) => M.makeModel(meta.config, M.readWeights(meta.tensors, bytes));
 
 /** What one page computes: logits of every row of each text, and how far gradients and kept rows are off. */
-function measure(M, { page, texts, places }) {
+function measure(M, { page, texts, places, longest = Infinity }) {
   const { meta, seen } = open(page), model = modelOf(M, open(page)), trace = M.makeTrace(model), { V } = model;
   const logits = texts.map(text => {
     const { ids } = seen(text);
@@ -39,18 +39,20 @@ function measure(M, { page, texts, places }) {
   });
   const stations = M.stationsOf(meta.config), { ids } = seen(texts[0]);
   return { logits, stations, weights: stations.flatMap(stop => M.weightsOf(model, stop)),
-           python: pythons(M, model, meta), slopes: slopes(M, model, meta, ids.slice(-5), places),
+           python: pythons(M, model, meta, longest), slopes: slopes(M, model, meta, ids.slice(-5), places),
            kept: kept(M, model, ids), lens: lens(M, model, ids), muted: muted(M, model, ids) };
 }
 
-/** The page's own checks: the largest difference of logits, and of gradient norms against the largest of them. */
-function pythons(M, model, meta) {
+/** The page's own checks: the largest difference of logits, and of gradient norms against the largest of them; these
+    for texts of up to `longest` characters. */
+function pythons(M, model, meta, longest) {
   const idOf = new Map(meta.config.characters.map((c, i) => [c, i])), trace = M.makeTrace(model);
   const worst = { logits: 0, norms: 0 }, { V } = model;
   for (const { text, target, logits, grad_norm: norms } of meta.checks) {
     const ids = [...text].map(c => idOf.get(c)), T = ids.length;
     M.forward(model, ids, trace);
     logits.forEach((z, v) => { worst.logits = Math.max(worst.logits, Math.abs(z - trace.logits[T * V - V + v])); });
+    if (T > longest) continue;
     const g = M.backward(model, trace, ids.map((_, t) => (t === T - 1 ? idOf.get(target) : -1))).weights;
     const most = Math.max(...Object.values(norms));
     for (const name in norms)

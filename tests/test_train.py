@@ -15,7 +15,7 @@ from tinygrad_tfm.generate import generate
 from tinygrad_tfm.parallel import DataParallel, copied
 from tinygrad_tfm.runs import Run
 from tinygrad_tfm.text import CharTokenizer, Corpus, split
-from tinygrad_tfm.train import Diverged, TrainConfig, evaluate, new_decoder, train
+from tinygrad_tfm.train import Diverged, TrainConfig, evaluate, new_decoder, passages, train
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
 FORK = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -41,6 +41,29 @@ def test_it_learns_and_leaves_its_files(tmp_path):
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert kinds[0] == "baseline" and kinds.count("train") == 60 and kinds.count("eval") == kinds.count("sample") == 6
     assert run[-1].draw().stat().st_size > 5000
+
+
+def test_early_weights_are_those_of_their_step_and_not_kept_of_a_large_model(tmp_path, monkeypatch):
+    run = start(tmp_path / "run", steps=30)
+    train(*run, say=lambda line: None)
+    assert list(run[-1].early()) == [3, 9]                              # a tenth and three tenths of the way
+    stopped = start(tmp_path / "stopped", steps=30)
+    train(*stopped, stop_at=9, say=lambda line: None)
+    for name, a in stopped[0].state_dict().items():
+        np.testing.assert_array_equal(checkpoint.read(run[-1].early()[9])[0][name], a)
+    monkeypatch.setattr(training, "MOST_KEPT", run[0].size() - 1)
+    large = start(tmp_path / "large", steps=30)
+    train(*large, say=lambda line: None)
+    assert not large[-1].early()
+
+
+def test_passages_are_lines_of_the_validation_text_from_all_over_it():
+    found = passages(TEXT)
+    unseen = TEXT[len(TEXT) * 9 // 10:]
+    assert len(found) == 3 and all(text in unseen and len(text) == 240 for text in found)
+    assert all(TEXT[TEXT.index(text) - 1] == "\n" for text in found)
+    assert np.diff([unseen.index(text) for text in found]).min() > 240
+    assert passages("x" * 100) == ["x" * 10, "x" * 7, "x" * 4]          # no line begins in it
 
 
 def test_metrics_have_the_promised_fields(tmp_path):

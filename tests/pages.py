@@ -144,5 +144,5 @@ def photograph(page, selector, path):
         clip = dict(x=max(0, box["x"] - air), y=max(0, box["y"] + page.evaluate("scrollY") - air),
                     width=box["width"] + 2 * air, height=box["height"] + 2 * air)
     page.screenshot(path=path, full_page=bool(selector), **({"clip": clip} if clip else {}))
-    few = Image.open(path).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = Image.open(path).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     few.save(path, optimize=True)

@@ -139,7 +139,8 @@ READINGS = """() => {
   const e = explorer, readings = [], holes = [];
   for (const t of [0, e.T() - 1]) for (const stop of e.STOPS) for (const way of ["FORWARD", "BACKWARD"]) {
     for (const strip of e[way][stop.kind](stop, t, e.keyOf(stop.l, t))) strip.values.forEach((x, i) => {
-      const station = `${way} ${stop.kind}`, name = `${e.plain(strip.label)}[${i}], ${t}`, html = e.colour(strip.read(i));
+      const station = `${way} ${stop.kind}`, name = `${e.plain(strip.label)}[${i}], ${t}`;
+      const html = e.colour(strip.read(i));
       if (Number.isNaN(x) || /NaN|undefined|null|no number/.test(html)) holes.push(`${station} ${name} ${html}`);
       if (html.split(" = ").length > 2) readings.push([station, name, html]);
     });

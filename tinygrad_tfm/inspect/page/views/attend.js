@@ -45,7 +45,9 @@ function drawHead(i = at(), j = keyOf(S.layer, at())) {
 
 const STEP = 16, BASE = 150; // of a character on the line, and the line's height
 const middle = t => (t + 0.5) * STEP;
-const SHARE = () => ({ "font-size": 12, "font-weight": 600, style: `fill:${ink.key}` });
+/** How the share is written under t; the first stands at the edge. */
+const shareLook = t => ({ "font-size": 12, "font-weight": 600, style: `fill:${ink.key}`, ...(t ? {} : EDGE) });
+const EDGE = { x: 0, "text-anchor": "start" };
 
 /** From reader i back to t, as thick as the share p it reads there. */
 function arc(i, t, p) {
@@ -64,13 +66,15 @@ function drawArcs(i) {
   const sign = t => ({ class: "mono", "font-size": 15, opacity: t > i && 0.35 });
   const read = [...top].reverse(); // the strongest comes last, on top
   const named = top.slice(0, 4).filter((t, n, all) => p(t) > 0.03 && all.slice(0, n).every(o => Math.abs(o - t) > 1));
-  $("arcs").setAttribute("viewBox", `0 0 ${CONTEXT * STEP} ${BASE + 48}`);
+  const width = CONTEXT * STEP;
+  $("arcs").setAttribute("viewBox", `0 0 ${width} ${BASE + 48}`);
+  Object.assign($("arcs").style, { minWidth: `${0.78 * width}px`, maxWidth: `${1.05 * width}px` });
   $("arcs").innerHTML = [
     join(read, t => frame(t, { fill: hex("key", 0.75 * Math.sqrt(p(t))) })),
     join(read.filter(t => p(t) >= 0.004), t => arc(i, t, p(t))),
     frame(i, { fill: "none", stroke: ink.query, "stroke-width": 2 }),
     join(range(T()), t => word(t, 18, escape(glyph(char(t))), sign(t))),
-    join(named, t => word(t, 42, `${Math.round(100 * p(t))}%`, SHARE()))].join("");
+    join(named, t => word(t, 42, `${Math.round(100 * p(t))}%`, shareLook(t)))].join("");
   if (i === at()) reveal($("arcs").parentNode, (i + 0.5) / CONTEXT * $("arcs").clientWidth);
   const most = top.slice(0, 3).map(t => `${quoted(char(t))} at ${t} (${percent(p(t))})`).join(", ");
   $("cap-arcs").innerHTML = `What <b class="query">${quoted(char(i))}</b> at ${i} reads in head ` +

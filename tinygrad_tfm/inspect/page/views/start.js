@@ -55,7 +55,7 @@ function lookAtPrevious() {
 async function copyLink() {
   const here = [...visible].find(id => Math.abs($(id).getBoundingClientRect().top - 190) < innerHeight / 2);
   const link = location.href.split("#")[0] + writeAddress() + (here ? `&at=${here}` : "");
-  history.replaceState(null, "", link);
+  remember(link);
   const done = await navigator.clipboard?.writeText(link).then(() => true, () => false);
   $("link").textContent = done ? "copied" : "in the address";
   setTimeout(() => { $("link").textContent = "link"; }, 1500);

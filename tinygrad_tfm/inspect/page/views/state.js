@@ -87,3 +87,12 @@ function writeAddress() {
   if (moment !== "final") out.set("moment", moment);
   return "#" + out;
 }
+
+/** Puts a link into the address bar. Some browsers refuse that to a page from the disk; nothing else depends on it. */
+function remember(link) {
+  try {
+    history.replaceState(null, "", link);
+  } catch (refused) {
+    return;
+  }
+}

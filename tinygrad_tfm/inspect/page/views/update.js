@@ -31,7 +31,7 @@ function redraw(...names) {
   drawTape();
   drawVisible();
   clearTimeout(addressing);
-  addressing = setTimeout(() => history.replaceState(null, "", writeAddress()), 600);
+  addressing = setTimeout(() => remember(writeAddress()), 600);
 }
 function drawVisible() {
   for (const name of [...stale]) if (visible.has(name)) {

@@ -323,6 +323,21 @@ def test_a_muted_head_counts_and_comes_back(page):
     assert logits(page) == before                                  # the very same numbers
 
 
+def test_arcs_show_how_much_the_loss_depends_on_each_score(page):
+    write(page, "2 times 2")
+    show(page, "attend")
+    arcs = lambda: page.locator("#arcs path").count()
+    plain = arcs()
+    page.check("#slopes")
+    until(page, f"document.querySelectorAll('#arcs path').length > {plain}")
+    falling = page.evaluate("""() => { const e = explorer, T = e.META.config.context, t = e.T() - 1;
+      const from = (e.S.head * T + t) * T, g = [...e.G.acts.blocks[e.S.layer].scores.subarray(from, from + t + 1)];
+      return g.filter(x => x < -0.02 * Math.max(...g.map(Math.abs))).length; }""")
+    assert page.locator("#arcs path[stroke-dasharray]").count() == falling > 0
+    page.uncheck("#slopes")
+    assert arcs() == plain
+
+
 def test_a_step_lowers_the_loss_and_is_undone(page):
     show(page, "backward")
     loss, before = page.evaluate("explorer.G.loss"), logits(page)

@@ -24,6 +24,7 @@ sections.attend = () => {
     paint(button.firstChild, heat((i, j) => weight(l, h, i, j), n));
   }
   drawHead();
+  if ($("slopes").checked && !generating) withGradient(() => drawArcs(at()));
 };
 
 function drawHead(i = at(), j = keyOf(S.layer, at())) {
@@ -49,13 +50,23 @@ const middle = t => (t + 0.5) * STEP;
 const shareLook = t => ({ "font-size": 12, "font-weight": 600, style: `fill:${ink.key}`, ...(t ? {} : EDGE) });
 const EDGE = { x: 0, "text-anchor": "start" };
 
-/** From reader i back to t, as thick as the share p it reads there. */
-function arc(i, t, p) {
-  const lift = BASE - 1.3 * Math.min(118, 16 + (i - t) * STEP * 0.42), y = BASE - 2, [a, b] = [middle(i), middle(t)];
-  const path = t === i ? `M${b - 4},${y} C${b - 14},${y - 24} ${b + 14},${y - 24} ${b + 4},${y}`
+/** From reader i back to t, as thick as a share says; up is +1, down −1. */
+function arc(i, t, share, name, up, more) {
+  const y = up > 0 ? BASE - 2 : BASE + 28, [a, b] = [middle(i), middle(t)], small = y - 24 * up;
+  const lift = y - up * 1.3 * Math.min(up > 0 ? 118 : 62, 16 + (i - t) * STEP * 0.42);
+  const d = t === i ? `M${b - 4},${y} C${b - 14},${small} ${b + 14},${small} ${b + 4},${y}`
     : `M${a},${y} C${a},${lift} ${b},${lift} ${b},${y}`;
-  return tag("path", { d: path, fill: "none", stroke: ink.query, "stroke-linecap": "round",
-                       "stroke-width": 0.8 + 6 * p, opacity: 0.25 + 0.75 * Math.sqrt(p) });
+  return tag("path", { d, fill: "none", stroke: ink[name], "stroke-linecap": "round", "stroke-width": 0.8 + 6 * share,
+                       opacity: 0.25 + 0.75 * Math.sqrt(share), ...more });
+}
+
+const SLOPES = ' Below, the <b class="grad">gradient</b>: how much the loss of section 5 depends on each score; ' +
+  "dashed where more attention would lower it.";
+/** Below the text: the loss's slope in each score of reader i, over the steepest; dashed where attention helps. */
+function slopeArcs(i) {
+  const g = cut(G.acts.blocks[S.layer].scores, i).subarray(0, i + 1), most = Math.abs(g[largest(g)]) || 1;
+  return join(range(i + 1).filter(t => Math.abs(g[t]) > 0.02 * most), t =>
+    arc(i, t, Math.abs(g[t]) / most, "grad", -1, { "stroke-dasharray": g[t] < 0 && "5 5" }));
 }
 
 function drawArcs(i) {
@@ -66,19 +77,21 @@ function drawArcs(i) {
   const sign = t => ({ class: "mono", "font-size": 15, opacity: t > i && 0.35 });
   const read = [...top].reverse(); // the strongest comes last, on top
   const named = top.slice(0, 4).filter((t, n, all) => p(t) > 0.03 && all.slice(0, n).every(o => Math.abs(o - t) > 1));
-  const width = CONTEXT * STEP;
-  $("arcs").setAttribute("viewBox", `0 0 ${width} ${BASE + 48}`);
+  const width = CONTEXT * STEP, slopes = $("slopes").checked && G && sameGradient();
+  $("arcs").setAttribute("viewBox", `0 0 ${width} ${BASE + (slopes ? 112 : 48)}`);
   Object.assign($("arcs").style, { minWidth: `${0.78 * width}px`, maxWidth: `${1.05 * width}px` });
   $("arcs").innerHTML = [
     join(read, t => frame(t, { fill: hex("key", 0.75 * Math.sqrt(p(t))) })),
-    join(read.filter(t => p(t) >= 0.004), t => arc(i, t, p(t))),
+    join(read.filter(t => p(t) >= 0.004), t => arc(i, t, p(t), "query", 1)),
+    slopes ? slopeArcs(i) : "",
     frame(i, { fill: "none", stroke: ink.query, "stroke-width": 2 }),
     join(range(T()), t => word(t, 18, escape(glyph(char(t))), sign(t))),
-    join(named, t => word(t, 42, `${Math.round(100 * p(t))}%`, shareLook(t)))].join("");
+    join(slopes ? [] : named, t => word(t, 42, `${Math.round(100 * p(t))}%`, shareLook(t)))].join("");
   if (i === at()) reveal($("arcs").parentNode, (i + 0.5) / CONTEXT * $("arcs").clientWidth);
   const most = top.slice(0, 3).map(t => `${quoted(char(t))} at ${t} (${percent(p(t))})`).join(", ");
   $("cap-arcs").innerHTML = `What <b class="query">${quoted(char(i))}</b> at ${i} reads in head ` +
-    `${S.layer + 1}.${S.head + 1}: <b class="key">${most}</b>. Move over the text to ask for another; click to stay.`;
+    `${S.layer + 1}.${S.head + 1}: <b class="key">${most}</b>. Move over the text to ask for another; click to stay.` +
+    (slopes ? SLOPES : "");
 }
 
 // ---- hands ----------------------------------------------------------------------------------------------------------
@@ -107,6 +120,7 @@ function startAttend() {
   arcs.onpointermove = event => { const i = under(event); drawHead(i, mostRead(S.layer, S.head, i)); };
   arcs.onpointerleave = () => drawHead();
   arcs.onclick = event => choose(under(event));
+  $("slopes").onchange = () => redraw("attend");
   $("mute").onchange = event => {
     model.muted[event.target.checked ? "add" : "delete"](S.layer * H + S.head);
     model.version = ++stamp;

@@ -24,7 +24,7 @@ const changed = () => model.muted.size > 0 || steps.length > 0 || moment !== "fi
 // ---- what the learner has chosen ------------------------------------------------------------------------------------
 
 const S = {
-  text: META.prompt, ids: [], from: 0, pos: -1, // pos: the position in question, −1 for the last
+  text: META.prompt, ids: [], pos: -1, //           pos: the position in question, −1 for the last
   layer: 0, head: 0, key: -1, //                    key: the character that is read, −1 for the one read most
   stop: { forward: 0, backward: 0 }, cell: {}, //   the station of each walk, and the number touched there
   pace: 1600, //                                    milliseconds at a station, when a walk walks by itself

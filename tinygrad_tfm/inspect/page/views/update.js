@@ -17,7 +17,6 @@ function flush() {
   ask("trace", { ids }, found => {
     trace = found.trace;
     S.ids = ids;
-    S.from = from;
     if (trace.recomputed) [lastMs, lastRows] = [performance.now() - begun, trace.recomputed];
     if (changed()) forward(original, ids, before);
     notice(unknown, total, from);
@@ -27,6 +26,7 @@ function flush() {
 
 /** Draws the given sections, or all, again without running the model. */
 function redraw(...names) {
+  if (!T()) return; // a worker has not answered yet
   for (const name of names.length ? names : Object.keys(sections)) stale.add(name);
   drawTape();
   drawVisible();

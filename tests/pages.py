@@ -96,13 +96,12 @@ class Listener:
     """Opens pages without a network and keeps what they say, fetch and get wrong."""
 
     def __init__(self, browser):
-        self.browser, self.contexts, self.said, self.fetched = browser, [], [], []
+        self.browser, self.pages, self.said, self.fetched = browser, [], [], []
 
     def open(self, path, address="", **options):
         """A page from the disk, drawn."""
-        context = self.browser.new_context(offline=True, **(DESK | options))
-        self.contexts.append(context)
-        page = context.new_page()
+        page = self.context(options).new_page()
+        self.pages.append(page)
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(error.message))
         page.on("request", lambda request: self.fetched.append(request.url))
@@ -110,14 +109,22 @@ class Listener:
         until(page, "window.explorer && document.querySelectorAll('#bars li').length > 0")
         return page
 
+    def context(self, options):
+        """What pages share that are opened alike: making one takes longer than opening a page."""
+        kept = self.browser.__dict__.setdefault("kept", {})
+        key = repr(sorted(options.items()))
+        if key not in kept:
+            kept[key] = self.browser.new_context(offline=True, **(DESK | options))
+        return kept[key]
+
     def complaints(self):
         """Every word on the console, and every address but the page's own, its pictures and its worker."""
         own = re.compile(r"^(file:///[^?]*/(page|broken|explorer)\.html|data:|blob:)")
         return self.said + [url for url in self.fetched if not own.match(url)]
 
     def close(self):
-        for context in self.contexts:
-            context.close()
+        for page in self.pages:
+            page.close()
 
 
 def show(page, section):

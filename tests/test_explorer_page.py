@@ -102,6 +102,13 @@ def test_the_self_test_holds_for_every_shape(shaped):
     assert selftest(shaped) == []
 
 
+def test_a_kink_of_relu_is_no_wrong_gradient(listener, tmp_path):
+    letters = "\n" + "".join(map(chr, range(32, 96)))              # with these a step of 1e-5 crosses one
+    path = untrained_page(tmp_path, SHAPES["post-norm"], letters)
+    assert selftest(listener.open(path)) == []
+    assert selftest(listener.open(broken(path, tmp_path, "[1e-5, 1e-6]);", "[1e-5]);")))
+
+
 def test_the_self_test_holds_for_a_trained_model(page):
     show(page, "check")
     page.click("#selftest")

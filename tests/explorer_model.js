@@ -110,19 +110,10 @@ function muted(M, model, ids) {
   return Math.max(...M.range(ids.length * model.V).map(i => Math.abs(a.logits[i] - b.logits[i])));
 }
 
-/** Milliseconds of the processor for one more character and for a whole window: the best of several, once warm. */
-function speed(M, { page }) {
-  const model = modelOf(M, open(page)), trace = M.makeTrace(model);
-  const ids = M.range(model.T).map(i => (i * 7) % model.V);
-  const best = run => Math.min(...M.range(5).map(() => {
-    const before = process.cpuUsage();
-    run();
-    const { user, system } = process.cpuUsage(before);
-    return (user + system) / 1000;
-  }));
-  const whole = best(() => { trace.version = -1; M.forward(model, ids, trace); });
-  const one = best(() => { M.forward(model, ids.slice(0, -1), trace); M.forward(model, ids, trace); });
-  return { one, whole, rows: trace.recomputed };
+/** How many rows are computed for a whole window, and for one more character. */
+function rows(M, { page }) {
+  const model = modelOf(M, open(page)), trace = M.makeTrace(model), ids = M.range(model.T).map(i => (i * 7) % model.V);
+  return [ids.slice(0, -1), ids].map(some => M.forward(model, some, trace).recomputed);
 }
 
 /** How a model before training was drawn: the size of each tensor's numbers, and whether it is the trained one's. */
@@ -136,7 +127,7 @@ const given = JSON.parse(fs.readFileSync(0, "utf8"));
 const answers = given.ask.map(({ what, changes, ...asked }) => {
   const M = load(changes);
   if (what === "measure") return measure(M, asked);
-  if (what === "speed") return speed(M, asked);
+  if (what === "rows") return rows(M, asked);
   if (what === "untrained") return drawn(M, asked);
   const logits = Float64Array.from(asked.logits || []);
   if (what === "distribution") return asked.cuts.map(cut => [...M.distribution(logits, cut).p]);

@@ -1,5 +1,6 @@
 """Explorer pages to test, and the browser that opens them: headless, offline, and listened to."""
 
+import os
 import re
 import shutil
 import time
@@ -70,14 +71,19 @@ def broken(path, folder, old, new):
 
 @contextmanager
 def chromium():
-    """A headless Chromium; tests are skipped with a word where it or Playwright is missing."""
+    """A headless Chromium. Where it or Playwright is missing tests are skipped with a word, unless
+    TINYGRAD_TFM_BROWSER=required."""
+    required = os.environ.get("TINYGRAD_TFM_BROWSER") == "required"
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
+        if required:
+            raise
         pytest.skip("Playwright is not installed: pip install 'tinygrad_tfm[browser]'")
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip("there is no Chromium on the path: apt install chromium, or what your system calls it")
+        (pytest.fail if required else pytest.skip)(
+            "there is no Chromium on the path: apt install chromium, or what your system calls it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield browser

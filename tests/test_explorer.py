@@ -192,6 +192,28 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path):
     assert explorer.curve(Run(tmp_path / "none")) == []
 
 
+@pytest.mark.parametrize("out, words", [
+    ("toy.safetensors", "a file that ends in .html, not"), ("there.html", "is a directory: give the page another name"),
+    ("nowhere/page.html", "there is no directory .*nowhere to write the page into")])
+def test_a_page_is_written_over_nothing_else(out, words, tmp_path):
+    saved(tmp_path / "toy.safetensors")
+    before = (tmp_path / "toy.safetensors").read_bytes()
+    (tmp_path / "there.html").mkdir()
+    with pytest.raises(ValueError, match=words):
+        explore(tmp_path / "toy.safetensors", tmp_path / out)
+    assert (tmp_path / "toy.safetensors").read_bytes() == before
+
+
+def test_an_alphabet_that_fills_the_page_is_refused(tmp_path, monkeypatch):
+    saved(tmp_path / "toy.safetensors", alphabet="".join(map(chr, range(0x4e00, 0x4e00 + 2000))), layers=1)
+    size = explore(tmp_path / "toy.safetensors").bytes
+    monkeypatch.setattr(explorer, "LARGEST", size)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="do not fit|the page would have"):
+        patch.setattr(explorer, "WORDS", -10**6)                                # an estimate that is far too small
+        patch.setattr(explorer, "LARGEST", size - 1)
+        explore(tmp_path / "toy.safetensors")
+
+
 # ---- early weights --------------------------------------------------------------------------------------------------
 
 def test_training_keeps_early_weights_and_the_page_can_go_back_to_them(toy):
@@ -214,6 +236,23 @@ def test_early_weights_of_steps_done_again_are_forgotten(tmp_path):
         saved(run.folder / f"step-{step}.safetensors")
     run.forget_after(20)
     assert list(run.early()) == [2, 20]
+
+
+def test_a_page_of_an_early_step_goes_back_to_steps_before_it_alone(tmp_path):
+    run, heard = Run(tmp_path), []
+    for step in (2, 3, 20):
+        model = saved(run.folder / f"step-{step}.safetensors")
+    (run.folder / "step-3.safetensors").write_bytes(b"cut short")
+    run.metrics.write_text('{"kind": "eval", "step": 2, "elapsed_s": 1, "train_loss": 3, "val_loss": 3}\n"no line"\n'
+                           '{"kind": "eval", "step": 99, "elapsed_s": 50, "train_loss": 3, "val_loss": 3}\n')
+    checkpoint.save_model(run.weights, model, CharTokenizer(LETTERS), {"step": 20})
+    made = explore(tmp_path, say=heard.append)
+    assert made.steps == (2,) and "step 3 are left out" in heard[0]
+    assert json.loads(part(Path(made.path).read_bytes(), "meta"))["run"]["seconds"] == 1
+
+
+def test_early_weights_have_a_page_of_their_own(tmp_path):
+    saved(tmp_path / "step-2.safetensors")
     assert explore(tmp_path / "step-2.safetensors").path.endswith("step-2.html")
 
 

@@ -227,20 +227,18 @@ def test_a_nudge_can_be_asked_for_on_the_page(page):
     assert "they agree" in page.text_content(".nudge")
 
 
-def test_a_key_press_is_fast(listener, browser, tmp_path):
+def test_a_key_press_costs_one_row_and_a_moved_window_all(listener, browser, tmp_path):
     shape = dict(context=64, layers=4, heads=4, width=128)
     path = untrained_page(tmp_path, shape, text="".join(map(chr, range(32, 97))))
     page = listener.open(path)
     took = page.evaluate("""() => {
       const e = explorer, {characters} = e.META.config, range = n => Array.from({length: n}, (_, i) => i);
-      const times = (rows, text) => range(12).map(i => run(text(i))).filter(r => r[0] === rows).map(r => r[1]);
-      const run = text => { e.S.text = text; e.update(true); return [e.lastRows, e.lastMs]; };
+      const run = text => { e.S.text = text; e.update(true); return e.lastRows; };
       const text = n => range(n).map(i => characters[7 * i % 65]).join("");
       run(text(40));
-      const one = times(1, i => text(41 + i)), full = times(64, i => characters[i] + text(63));
-      return {one: Math.min(...one), full: Math.min(...full)};
+      return {one: range(12).map(i => run(text(41 + i))), full: run(characters[1] + text(63))};
     }""")
-    assert took["one"] <= 5 and took["full"] <= 80, took
+    assert took == {"one": [1] * 12, "full": 64}
 
 
 # ---- the prompt -----------------------------------------------------------------------------------------------------
@@ -415,27 +413,30 @@ def test_a_walk_walks_by_itself(listener, trained):
 
 
 def test_every_station_says_what_the_library_says(page):
-    show(page, "backward")
-    for way in ("forward", "backward"):
-        for n in range(page.evaluate("explorer.STOPS.length")):
-            page.evaluate("([way, n]) => { explorer.S.stop[way] = n; explorer.sections.forward(); }", [way, n])
-    words = page.evaluate("explorer.META.stations")
-    kinds = set(page.evaluate("explorer.STOPS.map(stop => stop.kind)"))
-    assert kinds <= words.keys()
-    page.evaluate("explorer.walk('forward', 0)")
-    show(page, "forward")
-    said = page.text_content("#panel-forward")
-    assert words["embed"]["code"].split("\n")[0] in said and f"{words['embed']['file']}, line" in said
+    words, kinds = page.evaluate("explorer.META.stations"), page.evaluate("explorer.STOPS.map(stop => stop.kind)")
+    for way, part in ("forward", "code"), ("backward", "back_code"):
+        show(page, way)
+        for n, kind in enumerate(kinds):
+            page.evaluate("([way, n]) => explorer.walk(way, n)", [way, n])
+            until(page, f"document.querySelector('#panel-{way} h3').textContent === {json.dumps(words[kind]['title'])}")
+            said = page.text_content(f"#panel-{way}")
+            assert words[kind][part] in said and f"{words[kind]['file']}, line {words[kind]['line']}" in said
 
 
 def test_the_page_shows_how_it_computes(page):
-    show(page, "forward")
-    for n in range(page.evaluate("explorer.STOPS.length")):
-        page.evaluate(f"explorer.walk('forward', {n})")
-        name = page.get_attribute("#panel-forward [data-source]", "data-source")
-        page.evaluate("document.querySelector('#panel-forward [data-source]').click()")
+    named, stops = {"forward": set(), "backward": set()}, page.evaluate("explorer.STOPS.length")
+    for way in named:
+        show(page, way)
+        for n in range(stops):
+            page.evaluate(f"explorer.walk('{way}', {n})")
+            station = f"station {n + 1 if way == 'forward' else stops - n} of {stops}"
+            until(page, f"document.querySelector('#panel-{way} small').textContent.endsWith('{station}')")
+            named[way].add(page.get_attribute(f"#panel-{way} [data-source]", "data-source"))
+    assert len(named["forward"]) > 4 and len(named["backward"]) > 4
+    for name in sorted(named["forward"] | named["backward"]):
+        page.evaluate("name => { const link = document.querySelector('#panel-forward [data-source]'); "
+                      "link.dataset.source = name; link.click(); }", name)
         assert re.match(rf"(function|const) {name}\b", page.text_content("#source .found")), name
-        page.evaluate("explorer.sections.forward()")
     listing = page.text_content("#source pre")
     assert listing.strip() == (VIEWS.parent / "model.js").read_text(encoding="utf-8").strip()
 
@@ -540,6 +541,18 @@ def test_what_is_fetched_or_said_is_noticed(browser, small, tmp_path):
     page.wait_for_timeout(100)
     listens.close()
     assert "hm" in listens.complaints() and any("example.org" in line for line in listens.complaints())
+
+
+@pytest.mark.parametrize("shape", [{}, PHONE], ids=["desk", "phone"])
+def test_a_link_leads_to_its_section(listener, trained, shape):
+    """On a page nobody has scrolled through, too: figures drawn on the way must not push the section down."""
+    for section in "lens", "training":
+        page = listener.open(trained, **shape)
+        page.evaluate("id => document.querySelector(`nav a[href='#${id}']`).click()", section)
+        page.wait_for_timeout(900)
+        top, dock, bottom = page.evaluate("""id => [document.querySelector(`#${id} h2`).getBoundingClientRect().top,
+            document.getElementById("dock").getBoundingClientRect().bottom, innerHeight]""", section)
+        assert dock - 1 <= top < bottom - 30, section
 
 
 def test_nothing_is_global_but_what_must_be(page):

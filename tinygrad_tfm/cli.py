@@ -21,12 +21,12 @@ from . import __version__, bench, checkpoint, doctor
 from .errors import nonnegative, positive
 from .generate import Sampling, generate_text
 from .gpu import resolve_device
-from .inspect import explore
+from .inspect.explorer import explorable, explore, refuse
 from .kernels.precision import PRECISIONS
 from .models.decoder import DecoderConfig
 from .runs import Run
 from .text import CORPORA, CharTokenizer, any_corpus, corpus, split, text_file
-from .train import MOST_KEPT, PRESETS, Diverged, TrainConfig, new_decoder, train
+from .train import PRESETS, Diverged, TrainConfig, new_decoder, train
 
 SHAPE = ("context", "layers", "heads", "width", "dropout")          # options that a preset fills if they are not given
 SETTINGS = ("steps", "batch", "lr", "seed", "workers", "precision")
@@ -91,6 +91,8 @@ def run_train(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if options.stop_at is not None:
         positive("train", stop_at=options.stop_at)
     model, tokenizer, text, config, run = (resumed if options.resume else fresh)(options)
+    if options.explore:
+        refuse(model.config)
     say(f"training on {text.name}; everything goes to {run.folder}")
     result = train(model, tokenizer, text, config, run, options.resume, options.stop_at, say)
     say(f"validation loss {result.val_loss:.4f} after {result.steps} steps "
@@ -103,12 +105,14 @@ def run_train(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     folder = shlex.quote(str(run.folder))
     if result.interrupted:
         say(f"stopped early; go on with: python -m tinygrad_tfm train --resume --out {folder}")
+        if options.explore:
+            say(f"look inside what there is: python -m tinygrad_tfm explore {folder} --open")
     else:
         opening = next(line for line in text.text.splitlines() if line)[:20]
         say(f"try it: python -m tinygrad_tfm sample {folder} --prompt {shlex.quote(opening)}")
         if options.explore:
             look_inside(run.folder)
-        elif model.size() <= MOST_KEPT:
+        elif explorable(model):
             say(f"look inside: python -m tinygrad_tfm explore {folder} --open")
     return (130 if result.interrupted and not options.stop_at else 0), asdict(result) | {"run": str(run.folder)}
 

@@ -60,7 +60,7 @@ class Run:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:
                 continue
-        return lines
+        return [line for line in lines if isinstance(line, dict)]
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics, samples and weights of steps that will be done again."""

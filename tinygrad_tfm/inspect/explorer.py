@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,6 +24,7 @@ from ..models.decoder import Decoder, DecoderConfig
 from ..nn import LayerNorm
 from ..runs import Run
 from ..text import CharTokenizer
+from ..train import MOST_KEPT
 from .stations import stations
 
 FORMAT = "tinygrad_tfm explorer 1"
@@ -68,10 +70,13 @@ def explore(run: str | Path, out: str | Path | None = None, say: Callable[[str],
     source = Path(run)
     model, tokenizer, provenance = checkpoint.load_model(source)
     refuse(model.config)
+    path = Path(out) if out is not None else \
+        source / "explorer.html" if source.is_dir() else source.with_suffix(".html")
+    place(path)
     folder, code = Run(source if source.is_dir() else source.parent), template()
-    table, weights = fitting(model, LARGEST - WORDS - len(code.encode()), say)
+    table, weights = fitting(model, LARGEST - WORDS - 55 * model.config.vocab - len(code.encode()), say)
     kept = unpack(table, weights)
-    if not all(np.isfinite(a).all() for a in kept.values()):
+    if not all(map(finite, kept.values())):
         raise ValueError(f"{source} holds weights that are no numbers, or too large for 16 bits: training had "
                          "diverged; explore an earlier checkpoint")
     texts = prompts(tokenizer, folder, provenance)
@@ -80,15 +85,27 @@ def explore(run: str | Path, out: str | Path | None = None, say: Callable[[str],
             "tensors": table, "metrics": curve(folder), "checks": proofs, "prompt": texts[0]["text"],
             "target": proofs[0]["target"], "examples": texts, "worker": products(model.config) > SLOW,
             "stations": stations(model.config)}
-    early = snapshots(folder, model, LARGEST - len(code.encode()) - length(weights) - len(dumps(meta)), say)
+    room = LARGEST - len(code.encode()) - length(weights) - len(dumps(meta))
+    early = snapshots(folder, model, provenance.get("step", math.inf), room, say)
     meta["snapshots"] = [{"step": step, "tensors": table} for step, (table, _) in early.items()]
     page = filled(code, META=dumps(meta), WEIGHTS=encoded(weights), SNAPSHOTS="".join(
         SNAPSHOT.format(step, encoded(data)) for step, (_, data) in early.items())).encode()
-    path = Path(out) if out is not None else \
-        source / "explorer.html" if source.is_dir() else source.with_suffix(".html")
+    if len(page) > LARGEST:
+        raise ValueError(f"the page would have {len(page) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} are the most: "
+                         "explore a run with a smaller --width or fewer --layers")
     write_whole(path, page)
     return Explored(str(path), len(page), model.size(), len(proofs), provenance.get("val_loss"),
                     table[0]["dtype"], tuple(early))
+
+
+def place(path: Path) -> None:
+    """Raise ValueError where a page cannot or should not be written."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out names the page, a file that ends in .html, not {str(path)!r}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: give the page another name")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no directory {path.parent} to write the page into: make it first")
 
 
 def refuse(config: DecoderConfig) -> None:
@@ -106,6 +123,15 @@ def refuse(config: DecoderConfig) -> None:
     if values > MOST_VALUES:
         raise ValueError(f"the explorer page would have to keep {values:,} numbers of each text, and {MOST_VALUES:,} "
                          "are the most: explore a run with a smaller --context or fewer --layers")
+
+
+def explorable(model: Decoder) -> bool:
+    """Whether a page of this model can be made, as far as that can be said without making it."""
+    try:
+        refuse(model.config)
+    except ValueError:
+        return False
+    return model.size() <= MOST_KEPT
 
 
 def products(config: DecoderConfig) -> int:
@@ -165,14 +191,20 @@ def fitting(model: Decoder, room: int, say: Callable[[str], None]) -> tuple[list
                      "run, such as train --preset nanogpt-cpu makes, or one with a smaller --width or fewer --layers")
 
 
-def snapshots(run: Run, model: Decoder, room: int, say: Callable[[str], None]) -> dict[int, tuple]:
-    """The run's early weights in 8 bits, by step, as many as there is room for; those left out are named."""
+def snapshots(run: Run, model: Decoder, end: float, room: int, say: Callable[[str], None]) -> dict[int, tuple]:
+    """The run's weights of before step `end` in 8 bits, by step, as many as there is room for; others are named."""
     found: dict[int, tuple] = {}
     shapes = {name: x.shape for name, x in model.named_tensors()}
     for step, path in run.early().items():
-        arrays = checkpoint.read(path)[0]
-        if {name: a.shape for name, a in arrays.items()} != shapes:
-            continue                                               # another model's
+        if step >= end:
+            break
+        try:
+            arrays = checkpoint.read(path)[0]
+        except ValueError as error:
+            say(f"the weights of step {step} are left out: {error}")
+            continue
+        if {name: a.shape for name, a in arrays.items()} != shapes or not all(map(finite, arrays.values())):
+            continue                                               # another model's, or of one that had diverged
         table, data = pack(arrays, "int8", fixed(model))
         room -= length(data) + len(dumps(table)) + len(SNAPSHOT) + 50
         if room < 0:
@@ -180,6 +212,11 @@ def snapshots(run: Run, model: Decoder, room: int, say: Callable[[str], None]) -
             break
         found[step] = table, data
     return found
+
+
+def finite(a: np.ndarray) -> bool:
+    """Whether all are numbers."""
+    return bool(np.isfinite(a).all())
 
 
 def fixed(model: Decoder) -> set[str]:
@@ -208,7 +245,8 @@ def described(model: Decoder, tokenizer: CharTokenizer) -> dict[str, Any]:
 
 def facts(provenance: dict[str, Any], run: Run) -> dict[str, Any]:
     """Where the weights come from, without anything that only this machine knows."""
-    settings, evals = provenance.get("train", {}), run.history("eval")
+    settings, end = provenance.get("train", {}), provenance.get("step", math.inf)
+    evals = [line for line in run.history("eval") if line["step"] <= end]
     name = provenance.get("corpus", "")
     return {"corpus": provenance.get("source", "") if name == "file" else name} | {
         k: settings[k] for k in ("steps", "batch", "lr", "seed") if k in settings} | {

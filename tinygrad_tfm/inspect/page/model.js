@@ -466,7 +466,7 @@ function random(seed) {
 function draw(p, u) {
   let sum = 0;
   for (let v = 0; v < p.length; v++) if ((sum += p[v]) > u && p[v] > 0) return v;
-  return p.lastIndexOf(Math.max(...p));
+  return Math.max(0, p.lastIndexOf(Math.max(...p)));
 }
 
 module.exports = {

@@ -3,8 +3,9 @@
 
 let later = null;
 sections.backward = () => { // a backward pass costs as much as two forward: it waits until the fingers rest
+  if (later && generating) return; // nor can it wait for the last of many characters
   clearTimeout(later);
-  later = setTimeout(() => withGradient(drawBackward), generating ? 400 : 60);
+  later = setTimeout(() => { later = null; withGradient(drawBackward); }, generating ? 400 : 60);
 };
 
 function drawBackward() {

@@ -79,9 +79,15 @@ function stop() {
   $("generate").textContent = "Generate";
 }
 
+/** A text of the learner's own: there is nothing to come back to, and the dice are thrown from the seed again. */
+function anotherText(text) {
+  home.text = dice = null;
+  setText(text);
+}
+
 function startDock() {
   $("prompt").value = S.text;
-  $("prompt").oninput = event => setText(event.target.value);
+  $("prompt").oninput = event => anotherText(event.target.value);
   $("generate").onclick = generate;
   $("one").onclick = () => {
     stop();
@@ -91,9 +97,7 @@ function startDock() {
     drawOne();
   };
   $("restart").onclick = () => {
-    const text = home.text ?? S.text;
-    home.text = dice = null;
-    setText(text);
+    anotherText(home.text ?? S.text);
   };
   $("tape").onclick = event => {
     const cell = event.target.closest("[role=option]");

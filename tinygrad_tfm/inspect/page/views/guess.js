@@ -7,7 +7,7 @@ let game = null; //    {nth passage, ids, next: the place to guess, mine, its: b
 /** Texts to guess from: of the validation text if the run kept some, else what the model wrote by itself. */
 function passages() {
   const fit = text => [...text].filter(c => idOf.has(c)).length > OPENING + 10;
-  const kept = [...(META.passages || []), ...linesOf("passage").map(m => m.text)].filter(fit);
+  const kept = linesOf("passage").map(m => m.text).filter(fit);
   if (kept.length) return { texts: kept, whose: "a text that the model has not seen" };
   const written = linesOf("sample").slice(-3).map(m => m.text).concat(META.examples.map(e => e.text));
   return { texts: written.filter(fit), whose: "a text that the model wrote" };
@@ -25,7 +25,7 @@ function newPassage() {
 /** The model's distribution for the place to guess; it sees what the learner sees. */
 function itsView() {
   const ids = game.ids.slice(Math.max(0, game.next - CONTEXT), game.next);
-  forward(original, ids, scratch);
+  forward(model, ids, scratch);
   return scratch.probs.slice((ids.length - 1) * V, ids.length * V);
 }
 

@@ -72,7 +72,7 @@ function sumSign(x, tint) {
 /** A station: a dot, backward as large as the gradient that passes; `share` is its flow over the largest. */
 function drawStop(n, way, share) {
   const stop = STOPS[n], [cx, y] = place(stop), back = way === "backward", three = stop.kind === "qkv" && !back;
-  const r = back ? 3.5 + 5.5 * Math.max(0, 1 + Math.log10(Math.max(1e-9, share)) / 4) : 6.5;
+  const r = back ? 3.5 + 5.5 * Math.max(0, 1 + Math.log10(Math.max(1e-9, share || 0)) / 4) : 6.5;
   const dot = (cy, r, name) => tag("circle", { class: "dot", cx, cy, r, fill: ink[name], stroke: ink.card });
   const dots = three ? join(["query", "key", "value"], (name, i) => dot(y + 10 * i - 10, 5, name))
     : dot(y, r, back ? "grad" : hueOf(stop));

@@ -51,8 +51,7 @@ function normAt({ kind, l }, t) {
 // ---- what a station is called ---------------------------------------------------------------------------------------
 
 /** The words of a station, as the rules of the library have them. */
-const SILENT = { why: "", equation: "", code: "", back_equation: "", back_code: "", back_why: "", file: "", line: 0 };
-const WORDS = ({ kind }) => ({ name: kind, title: kind, ...SILENT, ...(META.stations || {})[kind] });
+const WORDS = ({ kind }) => META.stations[kind];
 const HUES = { qkv: "query", rotate: "query", scores: "query", pattern: "query", heads: "value", up: "feed",
                act: "feed", down: "feed", unembed: "prob", loss: "prob" };
 const hueOf = ({ kind }) => HUES[kind] || "resid";

@@ -97,7 +97,7 @@ const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     then it is made lighter until one does. */
 function tinted(name, alpha) {
   const back = rgb("card"), front = rgb(name);
-  for (let a = clamp(alpha, 0, 1); ; a = Math.max(0, a - 0.02)) {
+  for (let a = clamp(alpha || 0, 0, 1); ; a = Math.max(0, a - 0.02)) { // what is no number has no tint
     const mix = luminance(front.map((v, i) => a * v + (1 - a) * back[i]));
     const text = ["card", "ink"].map(c => ({ on: contrast(luminance(rgb(c)), mix), c })).sort((x, y) => y.on - x.on)[0];
     if (text.on >= 4.6 || a === 0) return `background:${hex(name, a)};color:${ink[text.c]}`;

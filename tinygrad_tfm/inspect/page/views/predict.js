@@ -54,6 +54,7 @@ function startPredict() {
     $(id).oninput = event => {
       const { value, min, max } = event.target, x = parseFloat(value);
       S[keyOfControl(id)] = Number.isFinite(x) ? clamp(x, +min, +max) : +min;
+      if (id === "seed") dice = null;
       redraw("predict");
     };
   }
@@ -62,7 +63,7 @@ function startPredict() {
     tag("button", { type: "button", "data-e": i, title: why }, escape(name)));
   $("examples").onclick = event => {
     const button = event.target.closest("[data-e]");
-    if (button) setText(examples[+button.dataset.e].text);
+    if (button) anotherText(examples[+button.dataset.e].text);
   };
   $("all-bars").onclick = () => { S.allBars = !S.allBars; redraw("predict"); };
 }

@@ -19,7 +19,7 @@ function showChoices() {
 }
 
 function writeFacts() {
-  const { steps: count, corpus, seconds } = META.run || {};
+  const { step, steps, corpus, seconds } = META.run, count = step ?? steps;
   const time = seconds < 90 ? plural(Math.round(seconds), "second") : plural(Math.round(seconds / 60), "minute");
   const run = count && `${count.toLocaleString("en-GB")} steps on ${corpus}${seconds ? ` in ${time}` : ""}`;
   const facts = [plural(L, "layer"), plural(H, "head"), `width ${D}`, `context ${CONTEXT}`, `${V} characters`, run];
@@ -34,16 +34,27 @@ function writeFacts() {
 
 /** What the address says: at the start, and whenever somebody follows a link into this page. */
 function enter() {
+  stop();
+  rest();
   const { given, muted, moment: to, section } = readAddress();
   showChoices();
-  if (to !== moment) travel(to);
+  if (to !== moment || steps.length) travel(to);
   if (muted.length || model.muted.size) {
     model.muted = new Set(muted);
     model.version = ++stamp;
   }
   update(true);
-  if (section && $(section)) $(section).scrollIntoView();
+  if (section && $(section)) goTo($(section));
   return given;
+}
+
+/** Scrolls to a section. Figures above it that are drawn for the first time push it down: they are drawn before, and
+    it is looked for once more when the gradient has come. */
+function goTo(section, again = true) {
+  const all = [...document.querySelectorAll("main > section")];
+  drawNow(all.filter(one => one.offsetTop <= section.offsetTop).map(one => one.id));
+  section.scrollIntoView({ behavior: "instant" });
+  if (again) setTimeout(() => goTo(section, false), 400);
 }
 
 /** The head that a newcomer should see first: the one that looks back by one most. */
@@ -79,7 +90,7 @@ function watchSections() {
     a.onclick = event => {
       event.preventDefault();
       const heading = $(a.hash.slice(1)).querySelector("h2");
-      heading.closest("section").scrollIntoView();
+      goTo(heading.closest("section"));
       heading.tabIndex = -1;
       heading.focus({ preventScroll: true });
     };
@@ -99,7 +110,10 @@ function start() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); redraw(); });
   let width = innerWidth; // on a phone the height changes all the time, the width when it is turned
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
-  addEventListener("hashchange", enter);
+  addEventListener("hashchange", () => { if (location.hash.includes("=")) enter(); }); // others are places in the page
+  addEventListener("beforeprint", () => drawNow([...stale]));
+  new ResizeObserver(() => document.documentElement.style.setProperty("--dock", `${$("dock").offsetHeight}px`))
+    .observe($("dock")); // headings stop below it
 }
 start();
 

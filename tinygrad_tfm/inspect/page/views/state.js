@@ -74,13 +74,14 @@ function readAddress() {
   S.seed = clamp(S.seed, 0, 999999); S.count = clamp(S.count, 1, 2000);
   if (!idOf.has(S.target)) S.target = META.target;
   if (S.scope !== "all") S.scope = "one";
-  const muted = (given.get("muted") || "").split(",").filter(Boolean).map(Number).filter(n => n >= 0 && n < L * H);
+  const whole = n => Number.isInteger(n) && n >= 0 && n < L * H;
+  const muted = (given.get("muted") || "").split(",").filter(Boolean).map(Number).filter(whole);
   return { given, muted, moment: given.get("moment") || "final", section: given.get("at") };
 }
 
 /** The address of what is on the screen now. */
 function writeAddress() {
-  const out = new URLSearchParams({ text: S.text.slice(-400) });
+  const out = new URLSearchParams({ text: S.text.slice(-4000) });
   for (const name in ADDRESSED) out.set(name, S[name]);
   for (const way of ["forward", "backward"]) out.set(way, S.stop[way]);
   if (model.muted.size) out.set("muted", [...model.muted].sort((a, b) => a - b).join());

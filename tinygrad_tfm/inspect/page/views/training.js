@@ -25,7 +25,7 @@ sections.training = () => {
   const now = samples[+$("moment").value] || { step: s.end, text: "" }, apart = e => Math.abs(e.step - now.step);
   const near = evals.reduce((b, e) => (apart(e) < apart(b) ? e : b));
   svg.setAttribute("viewBox", `0 0 ${s.width} ${s.height}`);
-  svg.innerHTML = grid(s) + baselines(s) + curves(s, last) +
+  svg.innerHTML = grid(s) + baselines(s) + curves(s) + labels(s, last) +
     rule(s, { x1: s.x(now.step), x2: s.x(now.step), y1: s.top, y2: s.foot, stroke: ink.soft, "stroke-width": 1.5 }) +
     tag("circle", { cx: s.x(near.step), cy: s.y(near.val_loss), r: 6, class: "moment" });
   svg.setAttribute("aria-label", `Loss over ${s.end} steps: validation from ${evals[0].val_loss.toFixed(2)} ` +
@@ -50,35 +50,45 @@ function grid(s) {
     join(ticks, v => word(s.x(v), s.foot + 24, v, { "text-anchor": "middle" }));
 }
 
+const MARKS = { uniform: "ln V =", unigram: "unigram", bigram: "bigram" };
+const marked = () => Object.keys(MARKS).filter(k => marks[k]);
+
 function baselines(s) {
-  const names = { uniform: "ln V =", unigram: "unigram", bigram: "bigram" };
-  const [x, dy, anchor] = s.wide ? [s.right + 12, 4, "start"] : [s.right - 4, -5, "end"];
-  return join(Object.keys(names).filter(k => marks[k]), k => {
-    const y = s.y(marks[k]);
+  return join(marked(), k => {
+    const y = s.y(marks[k]), text = `${MARKS[k]} ${marks[k].toFixed(2)}`;
     return rule(s, { y1: y, y2: y, stroke: ink.soft, "stroke-dasharray": "2 4" }) +
-      word(x, y + dy, `${names[k]} ${marks[k].toFixed(2)}`, { "text-anchor": anchor });
+      (s.wide ? "" : word(s.right - 4, y - 5, text, { "text-anchor": "end" }));
   });
 }
 
-function curves(s, last) {
+function curves(s) {
   const curve = (list, key, look) => {
     const points = list.filter(e => Number.isFinite(e[key])).map(e => `${fix(s.x(e.step))},${fix(s.y(e[key]))}`);
     return tag("polyline", { points: points.join(" "), fill: "none", stroke: ink.ink, ...look });
   };
-  const close = Math.abs(s.y(last.val_loss) - s.y(last.train_loss)) < 15; // then the two words make room for each other
-  const look = bold => ({ "font-weight": bold, style: `fill:${ink.ink}` });
-  const label = (loss, dy, text, bold) => (s.wide && Number.isFinite(loss)
-    ? word(s.right + 12, s.y(loss) + dy, `${text} ${loss.toFixed(2)}`, look(bold)) : "");
   return curve(batches, "train_loss", { stroke: ink.soft, "stroke-width": 1, opacity: 0.35 }) +
     curve(evals, "train_loss", { "stroke-width": 1.8, "stroke-dasharray": "5 3" }) +
-    curve(evals, "val_loss", { "stroke-width": 2.6 }) +
-    label(last.val_loss, close ? -6 : 4, "validation", 600) + label(last.train_loss, close ? 14 : 4, "training");
+    curve(evals, "val_loss", { "stroke-width": 2.6 });
+}
+
+/** What the lines at the right edge are, beside their ends; words that would meet make room for each other. */
+function labels(s, last) {
+  if (!s.wide) return "";
+  const own = { style: `fill:${ink.ink}` };
+  const ends = [[last.val_loss, "validation", { ...own, "font-weight": 600 }], [last.train_loss, "training", own]];
+  const all = [...marked().map(k => [marks[k], MARKS[k], {}]), ...ends].filter(([loss]) => Number.isFinite(loss));
+  let lowest = -Infinity;
+  return join(all.sort((a, b) => b[0] - a[0]), ([loss, text, look]) => {
+    lowest = Math.max(s.y(loss) + 4, lowest + 15);
+    return word(s.right + 12, lowest, `${text} ${loss.toFixed(2)}`, look);
+  });
 }
 
 // ---- the time machine -----------------------------------------------------------------------------------------------
 
 function drawMachine() {
-  const name = k => (k === "0" ? "before training" : k === "final" ? "the end" : `step ${k}`);
+  const end = META.run.step ? `step ${META.run.step}, the best` : "the end";
+  const name = k => (k === "0" ? "before training" : k === "final" ? end : `step ${k}`);
   const all = ["0", ...META.snapshots.map(s => String(s.step)), "final"];
   $("machine").innerHTML = "<span>Use the weights of</span>" + join(all, k =>
     tag("button", { type: "button", "data-moment": k, "aria-pressed": String(k === moment) }, name(k))) +
@@ -87,10 +97,11 @@ function drawMachine() {
 
 /** The whole page with the weights of another moment; "0" draws new ones as they are drawn before training. */
 function travel(to) {
-  const snapshot = META.snapshots.find(s => String(s.step) === to), seed = (META.run || {}).seed || 1;
+  const snapshot = META.snapshots.find(s => String(s.step) === to), seed = META.run.seed || 1, { muted } = model;
   if (!snapshot && to !== "0") to = "final";
   model = variant(to === "0" ? untrained(config, META.tensors, trained, seed)
     : snapshot ? readWeights(snapshot.tensors, fromBase64($("snapshot-" + to).textContent)) : trained);
+  model.muted = muted;
   [moment, steps] = [to, []];
   drawSteps();
   update();

@@ -33,25 +33,25 @@ function redraw(...names) {
   clearTimeout(addressing);
   addressing = setTimeout(() => remember(writeAddress()), 600);
 }
-function drawVisible() {
-  for (const name of [...stale]) if (visible.has(name)) {
-    stale.delete(name);
-    sections[name]();
-  }
+const drawVisible = () => drawNow([...visible]);
+/** Draws those of the named sections that are out of date, seen or not. */
+function drawNow(names) {
+  for (const name of names) if (stale.delete(name)) sections[name]();
 }
 
 /** What the learner should know about the text and the model, above the first figure. */
 function notice(unknown, total, from) {
   const notes = [], button = '<button type="button" id="restore">Restore</button>';
   if (unknown.length) {
-    notes.push(`The model has never seen ${unknown.slice(0, 6).map(quoted).join(" ")}: left out.`);
+    const more = unknown.length > 6 ? " …" : "";
+    notes.push(`The model has never seen ${unknown.slice(0, 6).map(quoted).join(" ")}${more}: left out.`);
   }
   if (!total) notes.push(`An empty prompt: the model starts from ${quoted(char(0))}.`);
   if (from) {
     notes.push(`It sees the last ${total - from} of ${total} characters: the window of ${CONTEXT} moves on in jumps.`);
   }
   if (changed()) {
-    const how = [moment !== "final" && `weights of step ${moment}`,
+    const how = [moment !== "final" && `weights ${moment === "0" ? "before training" : `of step ${moment}`}`,
                  model.muted.size && `${plural(model.muted.size, "head")} muted`,
                  steps.length && `${plural(steps.length, "gradient step")} taken`];
     notes.push(`<b>A changed model:</b> ${how.filter(Boolean).join(", ")}.${button}`);
@@ -61,4 +61,7 @@ function notice(unknown, total, from) {
 }
 
 /** The trained model again, with nothing muted. */
-const restore = () => travel("final");
+function restore() {
+  model.muted.clear();
+  travel("final");
+}

@@ -53,6 +53,6 @@ function startWalk(way) {
     if (go) { rest(); walk(way, S.stop[way] + +go); }
     if (by) play(by);
     if (head) { [S.head, S.key] = [+head, -1]; redraw(); }
-    if (name) panel.querySelector(".nudge").innerHTML = nudged(name);
+    if (name) withGradient(() => { panel.querySelector(".nudge").innerHTML = nudged(name); });
   };
 }

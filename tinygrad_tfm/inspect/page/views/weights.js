@@ -3,7 +3,7 @@
 
 const tableOf = name => META.tensors.find(t => t.name === name);
 const shapeOf = name => tableOf(name).shape;
-const trains = name => tableOf(name).trained !== false;
+const trains = name => tableOf(name).trained;
 
 function weightTable(stop) {
   const names = weightsOf(model, stop).filter(trains);

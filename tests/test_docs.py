@@ -1,8 +1,12 @@
 """The pages of docs/: their code runs and prints what they say, and what they quote from the source stands there."""
 
 import contextlib
+import importlib.util
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,23 @@ def test_tour_visits_the_reading_core_in_the_order_of_its_floors():
     assert places == sorted(places)
     minutes = [int(row.split("|")[3]) for row in text.splitlines() if row.startswith("| ") and "tinygrad_tfm/" in row]
     assert 140 <= sum(minutes) <= 165                              # "about two and a half hours"
+
+
+@pytest.mark.slow
+def test_site_has_all_pages_and_an_example_of_the_explorer(tmp_path):
+    for module in "sphinx", "sphinx_gallery", "myst_parser", "furo":
+        if not importlib.util.find_spec(module):
+            pytest.skip(f"{module} is not installed: the extra `docs` brings it")
+    settings = os.environ | {"TINYGRAD_TFM_EXAMPLE_STEPS": "20", "TINYGRAD_TFM_GALLERY": ""}
+    built = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", str(tmp_path)],
+                           cwd=ROOT, env=settings, capture_output=True, text=True, encoding="utf-8", timeout=900)
+    assert built.returncode == 0, built.stderr[-3000:]
+    demos = [f"gallery/{demo.stem}" for demo in (ROOT / "demos").glob("plot_*.py")]
+    missing = {"index", *(page.stem for page in PAGES), "gallery/index", *demos} - {
+        page.relative_to(tmp_path).with_suffix("").as_posix() for page in tmp_path.rglob("*.html")}
+    assert demos and not missing
+    example = (tmp_path / "example.html").read_text(encoding="utf-8")
+    assert all(f' id="{part}">' in example for part in ("meta", "weights", "model"))
+    assert all('href="example.html"' in (tmp_path / page).read_text(encoding="utf-8")
+               for page in ("index.html", "explorer.html"))
+    assert "tinygrad_tfm.functional.softmax" in (tmp_path / "api.html").read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_gallery.gen_gallery"]
 html_theme = "furo"
 html_title = project
 html_show_copyright = False
+smartquotes = False                                                # the primes of h' and c' are no quotation marks
 exclude_patterns = ["_build", "benchmarks"]
 myst_enable_extensions = ["html_image"]                            # else <img> would not take its picture along
 suppress_warnings = ["config.cache"]                               # a function among the settings (below) is no mistake

@@ -393,6 +393,11 @@ def test_training_names_the_command_or_makes_the_page_itself(tmp_path, capsys, m
     assert f"python -m tinygrad_tfm explore {tmp_path / 'a'} --open" in capsys.readouterr().out
     assert cli.main(["train", "--out", str(tmp_path / "b"), "--explore", *tiny]) == 0
     assert "explore " not in capsys.readouterr().out and (tmp_path / "b/explorer.html").stat().st_size > 100_000
+    monkeypatch.setattr(explorer, "MOST_VALUES", 1000)                   # what no page can hold is said before training
+    assert cli.main(["train", "--out", str(tmp_path / "c"), "--explore", *tiny]) == 2
+    assert "would have to keep" in capsys.readouterr().err and not (tmp_path / "c").exists()
+    assert cli.main(["train", "--out", str(tmp_path / "c"), *tiny]) == 0
+    assert "explore" not in capsys.readouterr().out                      # and is not recommended after it
     monkeypatch.setattr(explorer, "LARGEST", 1000)
     cli.look_inside(tmp_path / "b")                                      # a page is not worth a trained model
     assert "WARNING: the explorer page could not be made" in capsys.readouterr().err

@@ -91,8 +91,6 @@ def run_train(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if options.stop_at is not None:
         positive("train", stop_at=options.stop_at)
     model, tokenizer, text, config, run = (resumed if options.resume else fresh)(options)
-    if options.explore:
-        refuse(model.config)
     say(f"training on {text.name}; everything goes to {run.folder}")
     result = train(model, tokenizer, text, config, run, options.resume, options.stop_at, say)
     say(f"validation loss {result.val_loss:.4f} after {result.steps} steps "
@@ -128,7 +126,9 @@ def fresh(options: argparse.Namespace) -> tuple:
         settings["lr_floor"] = share * given["lr"]
     settings |= {k: given[k] for k in SETTINGS if k in given}
     config = TrainConfig(**settings, device=resolve_device(options.device or "cpu"))
-    DecoderConfig(vocab=1, **shape)
+    possible = DecoderConfig(vocab=1, **shape)
+    if options.explore:
+        refuse(possible)
     text = (text_file(options.text) if options.text is not None else
             corpus(options.corpus) if options.corpus is not None else any_corpus(warn))
     tokenizer = CharTokenizer.from_text(text.text)

@@ -438,7 +438,8 @@ def test_the_page_shows_how_it_computes(page):
                       "link.dataset.source = name; link.click(); }", name)
         assert re.match(rf"(function|const) {name}\b", page.text_content("#source .found")), name
     listing = page.text_content("#source pre")
-    assert listing.strip() == (VIEWS.parent / "model.js").read_text(encoding="utf-8").strip()
+    same = listing.strip() == (VIEWS.parent / "model.js").read_text(encoding="utf-8").strip()
+    assert same
 
 
 def test_guessing_is_paid_in_bits(page):

@@ -556,6 +556,13 @@ def test_a_link_leads_to_its_section(listener, trained, shape):
         assert dock - 1 <= top < bottom - 30, section
 
 
+def test_another_moment_keeps_what_is_muted_and_restoring_does_not(page):
+    page.evaluate("() => { explorer.model.muted.add(0); explorer.travel('0'); explorer.update(true); }")
+    assert page.evaluate("[...explorer.model.muted]") == [0]
+    page.click("#restore")
+    assert page.evaluate("[...explorer.model.muted]") == []
+
+
 def test_nothing_is_global_but_what_must_be(page):
     mine = page.evaluate("""() => { const frame = document.body.appendChild(document.createElement('iframe'));
       const known = new Set(Object.getOwnPropertyNames(frame.contentWindow)); frame.remove();

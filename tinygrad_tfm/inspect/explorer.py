@@ -65,7 +65,8 @@ def explore(run: str | Path, out: str | Path | None = None, say: Callable[[str],
     """Write the page of a run, RUN/explorer.html unless `out` says otherwise. The same run gives the same bytes.
 
     `run` is a run's directory or a checkpoint file. Raises FileNotFoundError without a checkpoint, ValueError for what
-    is no character-level decoder, for an option that the page does not compute, and for a model too large for it.
+    is no character-level decoder, for an option that the page does not compute, for a model too large for it, and for
+    an `out` that names no page.
     """
     source = Path(run)
     model, tokenizer, provenance = checkpoint.load_model(source)

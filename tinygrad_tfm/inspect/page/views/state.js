@@ -16,7 +16,7 @@ const STOPS = stationsOf(config);
 
 let stamp = 0, steps = [], moment = "final";
 /** The same shape with other weights; a new version, so that no trace is taken for its own. */
-const variant = weights => ({ ...makeModel(config, weights), muted: new Set(), version: ++stamp });
+const variant = (weights, muted = new Set()) => ({ ...makeModel(config, weights), muted, version: ++stamp });
 let model = variant(trained);
 let trace = makeTrace(original), before = makeTrace(original), scratch = makeTrace(original);
 const changed = () => model.muted.size > 0 || steps.length > 0 || moment !== "final";

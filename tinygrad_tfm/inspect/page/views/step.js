@@ -2,9 +2,9 @@
    Read next: training.js. */
 
 function takeStep() {
-  const eta = 10 ** +$("eta").value, { loss, weights: g } = G, { muted } = model, w = { ...model.w };
+  const eta = 10 ** +$("eta").value, { loss, weights: g } = G, w = { ...model.w };
   for (const name of PARTS) w[name] = w[name].map((x, i) => x - eta * g[name][i]);
-  model = Object.assign(variant(w), { muted });
+  model = variant(w, model.muted);
   forward(model, S.ids, scratch);
   const after = lossAndGradient(model, scratch, targets()).loss, p = row(scratch.probs, T() - 1, V)[idOf.get(S.target)];
   steps.push({ loss, promised: loss - eta * gradientSquare(), after, share: S.scope === "one" ? percent(p) : "–" });

@@ -97,11 +97,11 @@ function drawMachine() {
 
 /** The whole page with the weights of another moment; "0" draws new ones as they are drawn before training. */
 function travel(to) {
-  const snapshot = META.snapshots.find(s => String(s.step) === to), seed = META.run.seed || 1, { muted } = model;
+  const snapshot = META.snapshots.find(s => String(s.step) === to), seed = META.run.seed || 1;
   if (!snapshot && to !== "0") to = "final";
-  model = variant(to === "0" ? untrained(config, META.tensors, trained, seed)
-    : snapshot ? readWeights(snapshot.tensors, fromBase64($("snapshot-" + to).textContent)) : trained);
-  model.muted = muted;
+  const weights = to === "0" ? untrained(config, META.tensors, trained, seed)
+    : snapshot ? readWeights(snapshot.tensors, fromBase64($("snapshot-" + to).textContent)) : trained;
+  model = variant(weights, model.muted);
   [moment, steps] = [to, []];
   drawSteps();
   update();
